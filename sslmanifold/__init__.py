@@ -1,0 +1,23 @@
+"""Self-supervised models whose weights live on manifolds, next to their exact learning dynamics.
+
+Importing the package is cheap: public names load on first use.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from sslmanifold.version import __version__
+
+_PUBLIC: dict[str, str] = {}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'sslmanifold' has no attribute {name!r}: public names are {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
