@@ -1,0 +1,33 @@
+"""Manifolds, retractions and Riemannian optimizers, inside geoopt's interfaces."""
+
+from sslmanifold.geometry._geoopt import SUPPORTED_GEOOPT
+from sslmanifold.geometry.adam import RiemannianAdam
+from sslmanifold.geometry.averaging import ManifoldAveragedModel
+from sslmanifold.geometry.balls import FrobeniusBall, SpectralBall
+from sslmanifold.geometry.feasibility import residual
+from sslmanifold.geometry.haar import haar
+from sslmanifold.geometry.parameter import ManifoldParameter, assert_feasible, project_
+from sslmanifold.geometry.require import is_riemannian, require_riemannian
+from sslmanifold.geometry.sgd import RiemannianSGD
+from sslmanifold.geometry.singular import top_singular
+from sslmanifold.geometry.stiefel import Stiefel
+from sslmanifold.geometry.tolerance import feasibility_tolerance
+
+__all__ = [
+    "SUPPORTED_GEOOPT",
+    "FrobeniusBall",
+    "ManifoldAveragedModel",
+    "ManifoldParameter",
+    "RiemannianAdam",
+    "RiemannianSGD",
+    "SpectralBall",
+    "Stiefel",
+    "assert_feasible",
+    "feasibility_tolerance",
+    "haar",
+    "is_riemannian",
+    "project_",
+    "require_riemannian",
+    "residual",
+    "top_singular",
+]

@@ -1,0 +1,190 @@
+"""Riemannian Adam with torch's semantics and decoupled weight decay."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from sslmanifold.geometry._geoopt import geoopt
+from sslmanifold.geometry.bundles import bundle, clip, gather, refuse_weight_decay, scatter, split
+from sslmanifold.geometry.parameter import assert_feasible
+from sslmanifold.geometry.sgd import CLEANUP
+from sslmanifold.geometry.stiefel import Stiefel
+
+
+class RiemannianAdam(geoopt.optim.RiemannianAdam):
+    """Adam on manifolds; on plain parameters exactly ``torch.optim.AdamW`` (its own code).
+
+    On a manifold, with g the Riemannian gradient and ⟨g, g⟩ the manifold's inner product::
+
+        m ← β₁ m + (1 − β₁) g;   v ← β₂ v + (1 − β₂)⟨g, g⟩
+        x ← R_x(−lr · m̂/(√v̂ + eps));   m ← transport of m to the new x
+
+    v is one number per matrix, stored as ``(…, 1, 1)``, so that the direction stays tangent; the first step
+    has length lr whatever the shape. On balls, whose tangent space is everything, v is per entry as in Adam.
+    Each matrix ``(…, n, p)`` of a batch is stepped by itself.
+
+    Args:
+        params: parameters or groups.
+        lr, betas, eps, amsgrad, maximize: as in ``torch.optim.AdamW``.
+        weight_decay: decoupled, x ← (1 − lr·weight_decay) x; 0 by default. Refused on Stiefel and every other
+            curved manifold.
+        foreach: stack parameters of equal shape; None decides by size and device.
+        max_norm: clip each matrix's Riemannian gradient to this norm, measured by the manifold.
+        stabilize: project parameters and averages every so many steps; not needed, geoopt's interface.
+
+    Raises:
+        UserError: weight decay where it means nothing; at the first step, a parameter off its manifold.
+
+    Source: Bécigneul & Ganea, "Riemannian adaptive optimization methods" (2019).
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        max_norm: float | None = None,
+        stabilize: int | None = None,
+    ) -> None:
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"Invalid max_norm value: {max_norm}")
+        self._max_norm = max_norm
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            decoupled_weight_decay=True,
+            stabilize=stabilize,
+        )
+        self.defaults["max_norm"] = max_norm
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; refuses weight decay where it means nothing."""
+        param_group.setdefault("max_norm", self._max_norm)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for p in group["params"]:
+            if isinstance(p, geoopt.ManifoldTensor):
+                refuse_weight_decay(p.manifold, group["weight_decay"], decoupled=True)
+
+    @torch.compiler.disable(
+        reason="a compiled step would treat manifold parameters as plain tensors; this step runs as it is"
+    )
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step; returns the closure's loss if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            plain, curved = split(group["params"])
+            if plain:
+                self._step_plain(group, plain)
+            if curved:
+                self._step_manifold(group, curved)
+            if group["stabilize"] is not None and group["step"] % group["stabilize"] == 0:
+                self.stabilize_group(group)
+        return loss
+
+    def _start(self, p: Tensor, second: Tensor, amsgrad: bool) -> None:
+        """State of a parameter at its first step; ``second`` has the shape of the second moment."""
+        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+        state = self.state[p]
+        # A tensor from the start, as in torch: an int would come back from a checkpoint as a tensor, and the
+        # bias correction would then be rounded differently.
+        state["step"] = torch.zeros((), dtype=dtype)
+        state["exp_avg"] = torch.zeros_like(p, requires_grad=False, memory_format=torch.preserve_format)
+        for name in ("exp_avg_sq", "max_exp_avg_sq") if amsgrad else ("exp_avg_sq",):
+            state[name] = torch.zeros_like(second, requires_grad=False, memory_format=torch.preserve_format)
+
+    def _step_plain(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        if any(g.is_sparse for g in grads):
+            raise RuntimeError("RiemannianAdam does not support sparse gradients")
+        if group["max_norm"] is not None:
+            flat = geoopt.Euclidean()
+            grads = [clip(flat, p, g, group["max_norm"]) for p, g in zip(params, grads, strict=True)]
+        for p in params:
+            if not self.state[p]:
+                self._start(p, p, group["amsgrad"])
+        states = [self.state[p] for p in params]
+        adam(
+            params,
+            grads,
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else [],
+            [s["step"] for s in states],
+            foreach=group["foreach"],
+            has_complex=any(torch.is_complex(p) for p in params),
+            amsgrad=group["amsgrad"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+            decoupled_weight_decay=True,
+        )
+
+    def _step_manifold(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        verified = self.__dict__.setdefault("_verified", set())
+        steps = []
+        for p in params:
+            if p.grad.is_sparse:  # type: ignore[union-attr]
+                raise RuntimeError("RiemannianAdam does not support sparse gradients")
+            manifold = p.manifold  # type: ignore[attr-defined]
+            if id(p) not in verified:
+                assert_feasible(p, manifold, "a parameter")
+                verified.add(id(p))
+            if not self.state[p]:
+                self._start(p, manifold.component_inner(p, p.grad), group["amsgrad"])
+            self.state[p]["step"] += 1
+            steps.append(float(self.state[p]["step"]))
+        for indices in bundle(params, group["foreach"], steps):
+            self._step_bundle(group, [params[i] for i in indices], steps[indices[0]])
+
+    def _step_bundle(self, group: dict[str, Any], members: list[Tensor], step: float) -> None:
+        manifold: Any = members[0].manifold  # type: ignore[attr-defined]
+        states = [self.state[p] for p in members]
+        lr, (beta1, beta2) = float(group["lr"]), group["betas"]
+        x = gather(members)
+        grad = gather([p.grad for p in members])  # type: ignore[misc]
+        if group["maximize"]:
+            grad = -grad
+        grad = manifold.egrad2rgrad(x, grad)
+        if group["max_norm"] is not None:
+            grad = clip(manifold, x, grad, group["max_norm"])
+        if group["weight_decay"]:
+            refuse_weight_decay(manifold, group["weight_decay"], decoupled=True)
+            x = x * (1 - lr * group["weight_decay"])
+        first = gather([s["exp_avg"] for s in states]).mul(beta1).add_(grad, alpha=1 - beta1)
+        inner = manifold.component_inner(x, grad)  # (…, 1, 1), or the shape of x on balls
+        second = gather([s["exp_avg_sq"] for s in states]).mul(beta2).add_(inner, alpha=1 - beta2)
+        scatter(second, [s["exp_avg_sq"] for s in states])
+        if group["amsgrad"]:
+            second = torch.maximum(gather([s["max_exp_avg_sq"] for s in states]), second)
+            scatter(second, [s["max_exp_avg_sq"] for s in states])
+        denominator = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        direction = first / denominator * (-lr / (1 - beta1**step))
+        new, moved = manifold.retr_transp(x, direction, first)
+        if isinstance(manifold, Stiefel) and manifold.drifts and group["step"] % CLEANUP == 0:
+            new = manifold.projx(new)
+        scatter(moved, [s["exp_avg"] for s in states])
+        scatter(new, members)

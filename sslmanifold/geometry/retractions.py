@@ -1,0 +1,46 @@
+"""Retractions of the Stiefel manifold: first-order correct maps from a tangent step to a new point.
+
+All take x ``(…, n, p)`` with orthonormal columns and a tangent u of the same shape (xᵀu skew) and return
+``(…, n, p)``; the leading dimensions are a batch. Distance from the exact exponential after a step of size t:
+Cholesky-QR O(t²); polar O(t³) for the Euclidean metric; Cayley O(t³) for the canonical metric. On horizontal
+tangents (xᵀu = 0) the exponentials of all metrics agree, and polar and Cayley are both O(t³).
+"""
+
+import torch
+from torch import Tensor
+
+from sslmanifold.geometry.orthonormalize import add_to_diagonal, cholesky_qr, polar
+
+
+def retract_cholesky_qr(x: Tensor, u: Tensor) -> Tensor:
+    """R(u) = qf(x + u), from the Cholesky factor of the actual Gram matrix."""
+    return cholesky_qr(x + u)
+
+
+def retract_polar(x: Tensor, u: Tensor) -> Tensor:
+    """R(u) = (x + u)((x + u)ᵀ(x + u))^(−1/2), the closest point to x + u."""
+    return polar(x + u)
+
+
+def retract_cayley(x: Tensor, u: Tensor) -> Tensor:
+    """Cayley transform of u through one p×p solve.
+
+    With w = xᵀu, S = uᵀu, B = I − w/2 and a = (B + (S + w²)/4)⁻¹: R(u) = x(2Ba − I) + ua. The matrix inverted
+    has symmetric part ≥ I. The transform keeps xᵀx instead of correcting it, so roundoff accumulates: the
+    optimizers clean up every ten steps, and a step longer than one is cleaned up here.
+
+    Source: the low-rank form of Wen & Yin, "A feasible method for optimization with orthogonality
+    constraints" (2013), reduced to a p×p system.
+    """
+    w = x.mT @ u  # (…, p, p)
+    s = u.mT @ u  # (…, p, p)
+    b = add_to_diagonal(w * -0.5, 1.0)
+    a = torch.linalg.inv_ex(b + (w @ w).add_(s).mul_(0.25)).inverse
+    out = x @ add_to_diagonal(2 * (b @ a), -1.0) + u @ a
+    length = torch.linalg.matrix_norm(s)
+    if not bool((length <= 1.0).all()):
+        out = polar(out)
+    return out
+
+
+RETRACTIONS = {"cholesky_qr": retract_cholesky_qr, "polar": retract_polar, "cayley": retract_cayley}

@@ -1,0 +1,190 @@
+"""Riemannian stochastic gradient descent with torch's semantics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+from sslmanifold.geometry._geoopt import geoopt
+from sslmanifold.geometry.bundles import bundle, clip, gather, refuse_weight_decay, scatter, split
+from sslmanifold.geometry.parameter import assert_feasible
+from sslmanifold.geometry.stiefel import Stiefel
+
+# Every this many steps a retraction that does not correct itself (Cayley) is followed by a clean-up.
+CLEANUP = 10
+
+
+class RiemannianSGD(geoopt.optim.RiemannianSGD):
+    """SGD on manifolds: x ← R_x(−lr·d), d the momentum average of Riemannian gradients.
+
+    Plain parameters are stepped by ``torch.optim.sgd.sgd`` itself: the trajectory is that of
+    ``torch.optim.SGD``. On a manifold the same recursion runs on tangent vectors::
+
+        g = egrad2rgrad(x, G);   b = g at the first step, then μ b + (1 − dampening) g
+        d = b, or g + μ b with nesterov;   x ← R_x(−lr d);   b ← transport of b to the new x
+
+    so the buffer is a tangent at x after every step. Time in the theory is t = Σ lr (momentum 0).
+    Each matrix ``(…, n, p)`` of a batch is stepped by itself.
+
+    Args:
+        params: parameters or groups.
+        lr: step size.
+        momentum, dampening, weight_decay, nesterov, maximize: as in ``torch.optim.SGD``. Weight decay is
+            its L2 term and is refused on Stiefel manifolds.
+        foreach: stack parameters of equal shape; None decides by size and device.
+        max_norm: clip each matrix's Riemannian gradient to this norm, measured by the manifold.
+        stabilize: project parameters and buffers every so many steps. Not needed: the retractions correct
+            themselves; kept for geoopt's interface.
+
+    Raises:
+        UserError: weight decay on a Stiefel manifold; at the first step, a parameter off its manifold.
+        ValueError: negative lr, momentum or weight decay; nesterov without momentum or with dampening.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        stabilize: int | None = None,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        max_norm: float | None = None,
+    ) -> None:
+        if lr < 0.0:
+            raise ValueError(f"Invalid learning rate: {lr}")
+        if momentum < 0.0:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        if weight_decay < 0.0:
+            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"Invalid max_norm value: {max_norm}")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "max_norm": max_norm,
+        }
+        # geoopt's own __init__ knows neither maximize nor foreach: go past it to the mixin and torch.
+        super(geoopt.optim.RiemannianSGD, self).__init__(params, defaults, stabilize=stabilize)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; refuses weight decay where it means nothing."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for p in group["params"]:
+            if isinstance(p, geoopt.ManifoldTensor):
+                refuse_weight_decay(p.manifold, group["weight_decay"], decoupled=False)
+
+    @torch.compiler.disable(
+        reason="a compiled step would treat manifold parameters as plain tensors; this step runs as it is"
+    )
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step; returns the closure's loss if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            plain, curved = split(group["params"])
+            if plain:
+                self._step_plain(group, plain)
+            if curved:
+                self._step_manifold(group, curved)
+            if group["stabilize"] is not None and group["step"] % group["stabilize"] == 0:
+                self.stabilize_group(group)
+        return loss
+
+    def _step_plain(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        momentum = group["momentum"]
+        grads = [p.grad for p in params if p.grad is not None]
+        if group["max_norm"] is not None:
+            flat = geoopt.Euclidean()
+            grads = [clip(flat, p, g, group["max_norm"]) for p, g in zip(params, grads, strict=True)]
+        buffers = [self.state[p].get("momentum_buffer") if momentum else None for p in params]
+        sgd(
+            params,
+            grads,
+            buffers,
+            weight_decay=group["weight_decay"],
+            momentum=momentum,
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            has_sparse_grad=any(g.is_sparse for g in grads),
+            foreach=group["foreach"],
+        )
+        if momentum:
+            for p, buffer in zip(params, buffers, strict=True):
+                self.state[p]["momentum_buffer"] = buffer
+
+    def _step_manifold(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        verified = self.__dict__.setdefault("_verified", set())
+        for p in params:
+            if p.grad.is_sparse:  # type: ignore[union-attr]
+                raise RuntimeError("RiemannianSGD does not support sparse gradients")
+            if id(p) not in verified:
+                assert_feasible(p, p.manifold, "a parameter")  # type: ignore[attr-defined]
+                verified.add(id(p))
+        momentum = group["momentum"]
+        started = ["momentum_buffer" in self.state[p] for p in params] if momentum else None
+        for indices in bundle(params, group["foreach"], started):
+            members = [params[i] for i in indices]
+            self._step_bundle(group, members)
+
+    def _step_bundle(self, group: dict[str, Any], members: list[Tensor]) -> None:
+        manifold: Any = members[0].manifold  # type: ignore[attr-defined]
+        lr, momentum, max_norm = float(group["lr"]), group["momentum"], group["max_norm"]
+        x = gather(members)
+        grad = gather([p.grad for p in members])  # type: ignore[misc]
+        if group["maximize"]:
+            grad = -grad
+        if group["weight_decay"]:
+            refuse_weight_decay(manifold, group["weight_decay"], decoupled=False)
+            grad = grad.add(x, alpha=group["weight_decay"])
+        stiefel = isinstance(manifold, Stiefel)
+        if not momentum and max_norm is None and stiefel:
+            new = manifold.gradient_step(x, grad, lr)
+        else:
+            grad = manifold.egrad2rgrad(x, grad)
+            if max_norm is not None:
+                grad = clip(manifold, x, grad, max_norm)
+            if not momentum:
+                new = manifold.retr(x, -lr * grad)
+            else:
+                new = self._momentum_step(group, manifold, members, x, grad)
+        if stiefel and manifold.drifts and group["step"] % CLEANUP == 0:
+            new = manifold.projx(new)
+        scatter(new, members)
+
+    def _momentum_step(
+        self, group: dict[str, Any], manifold: Any, members: list[Tensor], x: Tensor, grad: Tensor
+    ) -> Tensor:
+        momentum = group["momentum"]
+        states = [self.state[p] for p in members]
+        if "momentum_buffer" in states[0]:
+            buffer = gather([s["momentum_buffer"] for s in states])
+            buffer = buffer.mul(momentum).add_(grad, alpha=1 - group["dampening"])
+        else:
+            buffer = grad.clone()
+            for s, p in zip(states, members, strict=True):
+                s["momentum_buffer"] = torch.empty_like(p, requires_grad=False)
+        direction = grad.add(buffer, alpha=momentum) if group["nesterov"] else buffer
+        new, moved = manifold.retr_transp(x, -float(group["lr"]) * direction, buffer)
+        scatter(moved, [s["momentum_buffer"] for s in states])
+        return new
