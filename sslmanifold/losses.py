@@ -136,7 +136,7 @@ class NonContrastive:
 
 @dataclass(kw_only=True)
 class InfoNCE:
-    """InfoNCE as a loss object (:func:`infonce_loss`); it has no C, so steps always go through the samples."""
+    """InfoNCE as a loss object (:func:`infonce_loss`); no C, so steps go through the samples."""
 
     contrastive: ClassVar[bool] = True
     quadratic: ClassVar[bool] = False

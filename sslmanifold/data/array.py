@@ -103,7 +103,8 @@ def _encode(y: np.ndarray | None, test_y: np.ndarray | None) -> tuple[list[Any] 
     unknown = np.setdiff1d(test_y, values)
     if len(unknown):
         raise UserError(
-            f"data.test_path has labels that no training sample has: {', '.join(map(str, unknown[:8].tolist()))}; "
+            "data.test_path has labels that no training sample has: "
+            f"{', '.join(map(str, unknown[:8].tolist()))}; "
             f"training has {', '.join(map(str, values[:20].tolist()))}"
         )
     return values.tolist(), train, np.searchsorted(values, test_y)

@@ -191,7 +191,7 @@ def _read_csv(path: Path, labels: str | int | None, option: str) -> tuple[np.nda
             except ValueError:
                 place = header[i] if header else i
                 raise UserError(
-                    f"{option}={path}: {row[i]!r} in line {number + first_line}, column {place}, is not a number"
+                    f"{option}={path}: {row[i]!r} in line {number + first_line}, column {place}, is no number"
                     + ("" if labels is not None else " (class names? set data.labels to that column)")
                 ) from None
     y = None if label_column is None else _label_values([row[label_column].strip() for row in rows])

@@ -39,8 +39,8 @@ def select_classes(
     scarcest = min(counts, key=lambda value: counts[value])
     if per_class is not None and per_class > counts[scarcest]:
         raise UserError(
-            f"data.per_class={per_class}: class {scarcest!r} of {name} has only {counts[scarcest]} training samples: "
-            f"set data.per_class={counts[scarcest]} or less"
+            f"data.per_class={per_class}: class {scarcest!r} of {name} has only {counts[scarcest]} training "
+            f"samples: set data.per_class={counts[scarcest]} or less"
         )
     rows = np.sort(np.concatenate([np.flatnonzero(labels == value)[:per_class] for value in chosen]))
     position = {value: index for index, value in enumerate(chosen)}

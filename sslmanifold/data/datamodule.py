@@ -64,8 +64,8 @@ class PairDataModule(lightning.LightningDataModule):
             positive_variance=self.data.positive_variance,
             positives=self.data.positives,
             negatives=self.data.negatives if self.contrastive else 0,
-            # Full batches are kept in the run's own dtype by the stream, so noise is worth keeping for minibatches
-            # alone, and only where a draw is read more than once.
+            # Full batches are kept in the run's own dtype by the stream, so noise is worth keeping for
+            # minibatches alone, and only where a draw is read more than once.
             keep_noise=self.data.batch_size is not None and self.data.resample != "step",
         )
 
@@ -94,7 +94,10 @@ class PairDataModule(lightning.LightningDataModule):
         return self.samples.n
 
     def moment(self, draw: int = 0) -> Tensor:
-        """C of Eq. 7 over all triplets of one draw, (d, d) float64, scaled as ``reduction`` says; one streaming pass."""
+        """C of Eq. 7 over all triplets of one draw, (d, d) float64, scaled as ``reduction`` says.
+
+        One streaming pass; the C of the last draw asked for is kept.
+        """
         if self._moment is None or self._moment[0] != draw:
             self._moment = draw, self._stream_moment(draw)
         return self._moment[1]

@@ -49,7 +49,5 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     images = read_idx(folder / f"{split}-images-idx3-ubyte", IMAGES_MAGIC)
     labels = read_idx(folder / f"{split}-labels-idx1-ubyte", LABELS_MAGIC)
     if len(images) != len(labels):
-        raise UserError(
-            f"{folder}: {len(images)} {split} images but {len(labels)} {split} labels; files of two sets?"
-        )
+        raise UserError(f"{folder}: {len(images)} {split} images but {len(labels)} {split} labels")
     return images, labels

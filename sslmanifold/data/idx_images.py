@@ -65,9 +65,10 @@ class IdxImages(PairData):
             return
         where = f"put the uncompressed {', '.join(missing)} into {raw}"
         if not self.download:
+            absent = f"no {missing[0]} in {raw} ({len(missing)} of {len(FILES)} files missing)"
             raise UserError(
-                f"data={self.name}: no {missing[0]} in {raw} ({len(missing)} of {len(FILES)} files missing): {where}, "
-                f"or set data.root (or SSLMANIFOLD_DATA) to the folder that holds {self.folder}/raw, "
+                f"data={self.name}: {absent}: "
+                f"{where}, or set data.root (or SSLMANIFOLD_DATA) to the folder that holds {self.folder}/raw, "
                 "or data.download=true"
             )
         from torchvision import datasets

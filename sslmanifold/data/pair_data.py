@@ -97,7 +97,8 @@ def _require_finite(samples: Samples) -> None:
         )
     if samples.test_x.shape[1] != samples.dim:
         raise UserError(
-            f"data={samples.name}: training samples have {samples.dim} features, test samples {samples.test_x.shape[1]}"
+            f"data={samples.name}: training samples have {samples.dim} features, "
+            f"test samples {samples.test_x.shape[1]}"
         )
     for split, x in (("training", samples.train_x), ("test", samples.test_x)):
         bad = torch.nonzero(~torch.isfinite(x).all(dim=1)).flatten().tolist()

@@ -47,7 +47,7 @@ class Samples:
         image_shape: tuple[int, ...] | None = None,
         classes: list[Any] | None = None,
     ) -> "Samples":
-        """Samples from NumPy arrays or tensors; rows of more than one axis are flattened, no test split is (0, d)."""
+        """Samples from arrays or tensors; further axes are flattened, no test split becomes (0, d)."""
         x = torch.as_tensor(train_x, dtype=torch.float64)
         x = x.reshape(x.shape[0], x[:1].numel() if x.shape[0] else x.shape[1:].numel())  # (n, …) -> (n, d)
         if test_x is None:

@@ -13,7 +13,7 @@ _KEPT_BYTES = 64 * 2**20  # noise up to this size is kept for the current draw
 
 
 class TripletBatch(NamedTuple):
-    """Anchors (b, d), positives (b, d) or (b, p, d), negatives (b, d) or (b, q, d); None where a loss has none."""
+    """Anchors (b, d), positives (b, d) or (b, p, d), negatives (b, d) or (b, q, d) or None."""
 
     x: Tensor
     positives: Tensor
@@ -82,7 +82,7 @@ class Triplets:
     def chunks(
         self, draw: int = 0, size: int | None = None, dtype: torch.dtype = torch.float64
     ) -> Iterator[TripletBatch]:
-        """All triplets in order, ``size`` anchors at a time (by default so many that a chunk is about 16 MiB)."""
+        """All triplets in order, ``size`` anchors at a time (by default about 16 MiB of them)."""
         if size is None:
             size = max(1, 2**21 // (self.dim * (1 + self.positives + self.negatives)))
         for start in range(0, self.n, size):

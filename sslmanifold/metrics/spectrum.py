@@ -12,7 +12,7 @@ COLLAPSED = 1e-13
 
 
 def singular_values(u: Tensor, *, centered: bool = True) -> Tensor:
-    """Singular values of U (or of U − 1ūᵀ), in units of max|U|: (…, n, z) → (…, min(n, z)) float64, descending.
+    """Singular values of U − 1ūᵀ (or of U) in units of max|U|: (…, n, z) → (…, min(n, z)), descending.
 
     The division keeps embeddings of any finite size, 1e130 as well as 1e-130, within range; rank metrics
     do not depend on scale. Where the spread is below 1e-13 of the largest entry all values are set to 0;
@@ -61,6 +61,7 @@ class SpectralMetric(Metric, ABC):
 
     full_state_update = False
     factors: list[Tensor]
+    count: Tensor
 
     def __init__(self, *, centered: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
