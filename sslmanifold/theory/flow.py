@@ -1,0 +1,139 @@
+"""The interface of a constraint's exact dynamics, and the error that ends the unconstrained one."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from sslmanifold.errors import UserError
+from sslmanifold.theory.moment_product import (
+    Moment,
+    as_moment,
+    estimate_norm,
+    moment_features,
+    moment_product,
+)
+from sslmanifold.theory.state import State
+from sslmanifold.theory.trajectory import Trajectory
+
+S = TypeVar("S", bound=State)
+
+
+class FlowBlowUp(ArithmeticError):
+    """The solution leaves every bound at a finite time, as the unconstrained flow does when λ1 < 0.
+
+    Attributes:
+        time: the blow-up time (Σ lr units), counted from the state that was started.
+    """
+
+    def __init__(self, time: float) -> None:
+        super().__init__(f"the flow blows up at t = {time:.6g}: no solution exists beyond")
+        self.time = time
+
+
+class Flow(ABC, Generic[S]):
+    """Exact, width-free gradient flow of the map m = W1ᵀW2 under one constraint, in float64.
+
+    Time is Σ lr of gradient descent on the loss as differentiated: training with step η follows the flow up to O(η).
+    Every tensor may carry leading batch dimensions (independent runs).
+
+    Args:
+        moment: C of Eq. 7 as differentiated: dense (d, d), its eigenvalues (d,) when m is in C's eigenbasis, or an
+            operator that multiplies.
+    """
+
+    name: str
+    # Sub-steps keep dt·‖C‖·rate below this: RK4 then errs 1e-3 of what a training step of that size does, or less.
+    step_limit = 0.25
+    rate = 4.0
+
+    def __init__(self, moment: Moment) -> None:
+        self.moment: Moment = as_moment(moment)
+        self._norm = 0.0
+
+    @abstractmethod
+    def start(self, *weights: Tensor) -> S:
+        """State of W1 (…, h, d), W2 (…, h, z) at time 0; raises UserError for weights that break the constraint."""
+
+    @abstractmethod
+    def _step(self, state: S, dt: float, moment: Moment) -> S:
+        """One step short enough to be accurate."""
+
+    def advance(self, state: S, dt: float, moment: Moment | None = None) -> S:
+        """State after dt more, dt ≥ 0, sub-stepped so that its error is far below that of a training step of size dt.
+
+        ``moment`` replaces C during this step: give each step's realised C to follow minibatch training.
+
+        Raises:
+            FlowBlowUp: when the solution does not exist that long (the unconstrained flow with λ1 < 0).
+        """
+        if not (math.isfinite(dt) and dt >= 0):
+            raise UserError(f"dt={dt} must be finite and ≥ 0: give the step's learning rate")
+        if dt == 0:
+            return state
+        if moment is None:
+            moment = self.moment
+            if self._norm == 0.0:
+                self._norm = estimate_norm(moment, iterations=30)
+            norm = self._norm
+        else:
+            norm = estimate_norm(moment)
+        steps = max(1, math.ceil(dt * norm * self._stiffness(state) / self.step_limit - 1e-9))
+        for _ in range(steps):
+            state = self._step(state, dt / steps, moment)
+        return state
+
+    def _stiffness(self, state: S) -> float:
+        """Fastest rate of the flow at this state, per ‖C‖."""
+        return self.rate
+
+    def loss(self, state: S) -> Tensor:
+        """The objective as differentiated, Tr(mᵀ C m) (Eq. 8) unless the constraint rescales it: (…)."""
+        return torch.sum(state.m * moment_product(self.moment, state.m), dim=(-2, -1))
+
+    def optimum(self, embedding: int, hidden: int | None = None) -> Tensor | None:
+        """Smallest loss L* that the constraint allows; None where there is none (unconstrained)."""
+        return None
+
+    def trajectory(self, state: S, times: Tensor | Iterable[float]) -> Trajectory:
+        """Trajectory from `state` (at time 0) at ascending times ≥ 0: .times (T,), .q (T, …, d, z)."""
+        points = as_times(times)
+        maps, now = [], 0.0
+        for t in points.tolist():
+            state = self.advance(state, t - now)
+            maps.append(state.m)
+            now = t
+        return Trajectory(points, torch.stack(maps), self.name)
+
+    @property
+    def features(self) -> int:
+        """d."""
+        return moment_features(self.moment)
+
+    def _lowest(self, count: int) -> Tensor:
+        """The ``count`` smallest eigenvalues of C, ascending (…, count)."""
+        moment: Any = self.moment
+        if not isinstance(moment, Tensor):
+            return moment.eigenpairs(count)[0]
+        if moment.ndim == 1:
+            return moment.sort().values[:count]
+        return torch.linalg.eigvalsh(moment)[..., :count]
+
+
+def as_times(times: Tensor | Iterable[float]) -> Tensor:
+    """(T,) float64, checked to be finite, ≥ 0 and ascending."""
+    points = (
+        torch.as_tensor(times if isinstance(times, Tensor) else list(times), dtype=torch.float64)
+        .flatten()
+        .cpu()
+    )
+    if points.numel() == 0:
+        raise UserError("no times: give at least one, for example times=[0.0, 1.0]")
+    if not torch.isfinite(points).all() or bool((points < 0).any()) or bool((points.diff() < 0).any()):
+        raise UserError("times must be finite, ≥ 0 and ascending (time 0 is where the flow starts)")
+    return points
