@@ -102,6 +102,7 @@ class Contrastive:
             rounding.
     """
 
+    name: ClassVar[str] = "contrastive"
     contrastive: ClassVar[bool] = True
     quadratic: ClassVar[bool] = True  # Tr(mᵀCm) for a linear map
 
@@ -120,6 +121,7 @@ class Contrastive:
 class NonContrastive:
     """Eq. 2 as a loss object: ``loss(u, u_pos)``; arguments as in :class:`Contrastive`."""
 
+    name: ClassVar[str] = "noncontrastive"
     contrastive: ClassVar[bool] = False
     quadratic: ClassVar[bool] = True
 
@@ -138,6 +140,7 @@ class NonContrastive:
 class InfoNCE:
     """InfoNCE as a loss object (:func:`infonce_loss`); no C, so steps go through the samples."""
 
+    name: ClassVar[str] = "infonce"
     contrastive: ClassVar[bool] = True
     quadratic: ClassVar[bool] = False
     evaluate: ClassVar[Evaluate] = "samples"
@@ -161,6 +164,7 @@ class InfoNCE:
 class SpectralContrastive:
     """The spectral contrastive loss as an object (:func:`spectral_contrastive_loss`); it has no C either."""
 
+    name: ClassVar[str] = "spectral"
     contrastive: ClassVar[bool] = True
     quadratic: ClassVar[bool] = False
     evaluate: ClassVar[Evaluate] = "samples"

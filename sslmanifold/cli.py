@@ -1,0 +1,51 @@
+"""``sslmanifold <command>``: dispatch first, import after, so that help is instant."""
+
+import sys
+from importlib import import_module
+
+from sslmanifold.version import __version__
+
+COMMANDS = {
+    "train": "train a constrained model next to its exact dynamics",
+}
+
+HELP = """sslmanifold {version}: self-supervised models whose weights live on manifolds, next to their exact dynamics.
+
+usage: sslmanifold <command> [key=value ...]
+
+commands:
+{commands}
+
+first result, offline, in under a minute:
+  sslmanifold train
+
+then by override, or as a sweep:
+  sslmanifold train data=half_moons constraint=none
+  sslmanifold train -m constraint=none,frobenius,operator_norm,scaled,orthogonal seed=0,1
+
+options of a command: sslmanifold <command> --help        the whole configuration: sslmanifold train --cfg job
+"""
+
+
+def usage() -> str:
+    """The text of ``sslmanifold --help``."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return HELP.format(version=__version__, commands=lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script and of ``python -m sslmanifold``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        sys.exit(0)
+    if arguments[0] in ("-V", "--version"):
+        print(f"sslmanifold {__version__}")
+        sys.exit(0)
+    command, *rest = arguments
+    if command not in COMMANDS:
+        names = ", ".join(COMMANDS)
+        print(f"sslmanifold: unknown command {command!r}: the commands are {names}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(import_module(f"sslmanifold.commands.{command}").main(rest))

@@ -1,0 +1,1 @@
+"""Configuration: where it lies, how it is composed and checked."""

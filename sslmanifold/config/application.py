@@ -1,0 +1,95 @@
+"""Runs a command under Hydra and turns a user's mistake into one message."""
+
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from hydra import main as hydra_main
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sslmanifold.config.location import config_dir
+from sslmanifold.errors import UserError
+
+# also the status of a usage error in argparse and in most shells' built-ins
+EXIT_MISTAKE = 2
+EXIT_FAILED = 1
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain dicts and lists: what checkpoints and loggers can hold."""
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def run_application(command: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> int:
+    """Compose ``conf/<command>.yaml`` with the overrides and call ``task``; returns the exit status.
+
+    A folder name is made unique here rather than by the clock alone: two starts in the same second must not
+    share one.
+    """
+    os.environ["SSLMANIFOLD_RUN_ID"] = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach the handler below instead of being printed half-way
+    sys.argv = [f"sslmanifold {command}", *arguments]
+    application = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=command)(task)
+    try:
+        application()
+    except UserError as error:
+        return _complain(command, str(error), EXIT_MISTAKE)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _complain(command, _composition_message(error, command, arguments), EXIT_MISTAKE)
+    except KeyboardInterrupt:
+        return _complain(command, "interrupted", 130)
+    return 0
+
+
+def _complain(command: str, message: str, status: int) -> int:
+    print(f"sslmanifold {command}: {message}", file=sys.stderr)
+    return status
+
+
+def _composition_message(error: Exception, command: str, arguments: list[str]) -> str:
+    """Hydra's reason for not composing, with the choices spelled out for an unknown key."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(str(c) for c in chain)
+    unknown = re.search(r"Could not override '([\w.@/]+)'", text)
+    if unknown and ("not in struct" in text or "not in '" in text):
+        return _unknown_key(unknown.group(1), command, arguments)
+    missing = re.search(r"Could not delete from config\. '([\w.]+)' does not exist", text)
+    if missing:
+        return _unknown_key(missing.group(1), command, arguments)
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    keep = [line for line in lines if not line.startswith(("See http", "Set the environment", "    full_key"))]
+    return "\n".join(keep)
+
+
+def _unknown_key(key: str, command: str, arguments: list[str]) -> str:
+    from hydra import compose, initialize_config_dir
+
+    from sslmanifold.config.check import unknown_key
+
+    name = key.split("=")[0]
+    # the same composition without plain values: groups still choose which keys there are
+    groups = [a for a in arguments if "=" in a and not a.startswith(("-", "+", "~", "hydra")) and "." not in a.split("=")[0]]
+    groups = [a for a in groups if "," not in a and a.split("=")[0] != name]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        try:
+            config = compose(command, overrides=groups)
+        except Exception:
+            config = compose(command)
+    parent, _, leaf = name.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not OmegaConf.is_dict(node):
+        return f"unknown key {name}: {parent or 'the configuration'} has no keys of its own"
+    choices = [str(k) for k in node if str(k) not in ("_target_", "hydra")]
+    if parent:
+        return str(unknown_key(parent, leaf, choices))
+    return f"unknown key {leaf}: the top-level keys and groups are {', '.join(sorted(choices))}"

@@ -1,0 +1,125 @@
+"""A config group is checked against the constructor it names: the constructor is the schema."""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError, create_model
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+from sslmanifold.errors import UserError
+
+
+def locate(path: str, where: str) -> Any:
+    """The object a ``_target_`` names, e.g. ``sslmanifold.data.HalfMoons``.
+
+    Raises:
+        UserError: naming ``where``, if the module cannot be imported or lacks the name.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}._target_={path} cannot be imported: {error}") from error
+
+
+def unknown_key(where: str, key: str, choices: list[str]) -> UserError:
+    """The error for a key that does not exist: the choices, and the nearest of them."""
+    near = difflib.get_close_matches(key, choices, n=1)
+    hint = f"; did you mean {where}.{near[0]}?" if near else ""
+    return UserError(f"unknown key {where}.{key}: the keys of {where} are {', '.join(sorted(choices))}{hint}")
+
+
+def _fields(target: Any, skip: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
+    """Name → (annotation, default) of every keyword a constructor or function takes."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception:  # an annotation that only exists for type checkers: the keys are still checked
+        hints = {}
+    fields: dict[str, tuple[Any, Any]] = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if name in skip or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (hints.get(name, Any), default)
+    return fields
+
+
+def _open_ended(target: Any) -> bool:
+    parameters = inspect.signature(target).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def validated(
+    target: Any, options: Mapping[str, Any], where: str, skip: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The options, checked by pydantic against the target's signature: names, types and ranges.
+
+    Args:
+        target: a class or function; ``Annotated[int, Field(gt=0)]`` and ``Literal`` state ranges and choices.
+        options: keyword → value, as read from a config group.
+        where: the group's name, used in messages.
+        skip: parameters that are supplied in code, not by the user.
+
+    Raises:
+        UserError: one line per mistake, each naming the key, the value, the reason and the choices.
+    """
+    fields = _fields(target, skip)
+    extra = [key for key in options if key not in fields]
+    if extra and not _open_ended(target):
+        raise unknown_key(where, extra[0], list(fields))
+    # pydantic has ideas of its own about names such as model_* and json: fields get neutral names
+    alias = {name: f"option_{name}" for name in fields}
+    try:
+        schema = create_model(
+            "Options",
+            __config__=ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), validate_default=False),
+            **{alias[name]: field for name, field in fields.items()},
+        )  # type: ignore[call-overload]
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+        return dict(options)
+    try:
+        model = schema(**{alias[key]: value for key, value in options.items() if key in alias})
+    except ValidationError as error:
+        raise UserError(_message(error, where)) from error
+    checked = {key: getattr(model, alias[key]) for key in options if key in alias}
+    return checked | {key: options[key] for key in extra}
+
+
+def _message(error: ValidationError, where: str) -> str:
+    """One line per key. A union reports every branch: they are alternatives, so they join with "or"."""
+    reasons: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for item in error.errors():
+        key = str(item["loc"][0]).removeprefix("option_")
+        values[key] = item["input"] if key not in values else values[key]
+        message = item["msg"].removeprefix("Value error, ")
+        reason = message[0].lower() + message[1:]
+        if reason not in reasons.setdefault(key, []):
+            reasons[key].append(reason)
+    lines = []
+    for key, alternatives in reasons.items():
+        if alternatives == ["field required"]:
+            lines.append(f"{where}.{key} is missing: set {where}.{key}=…")
+        else:
+            lines.append(f"{where}.{key}={values[key]} is not valid: {', or '.join(alternatives)}")
+    return "\n".join(lines)
+
+
+def build(target: Any, options: Mapping[str, Any], where: str, **supplied: Any) -> Any:
+    """Check the options, then call the target with them and with what the program supplies."""
+    checked = validated(target, options, where, skip=tuple(supplied))
+    return target(**checked, **supplied)
+
+
+def build_group(group: Mapping[str, Any], where: str, **supplied: Any) -> Any:
+    """Build what a config group describes: ``_target_`` names the class, the other keys are its options."""
+    options = dict(group)
+    path = options.pop("_target_", None)
+    if path is None:
+        raise UserError(f"{where} names no class: its yaml needs a line `_target_: package.module.Class`")
+    return build(locate(path, where), options, where, **supplied)

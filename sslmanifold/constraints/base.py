@@ -1,0 +1,86 @@
+"""What a constraint is: one object that knows its geometry and its theory."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.geometry import haar, residual
+
+if TYPE_CHECKING:
+    from geoopt import Manifold
+
+    from sslmanifold.theory.flow import Flow
+
+
+@dataclass(kw_only=True)
+class Constraint(ABC):
+    """A constraint on the weights of a network, its manifolds and its exact flow.
+
+    Nothing else in the package asks which constraint it deals with. A new constraint is one file in this
+    package (a subclass with a ``name``) and one yaml in ``conf/constraint``.
+    """
+
+    name: ClassVar[str]
+
+    def check(self, shape: NetworkShape) -> None:
+        """Raise :class:`~sslmanifold.errors.UserError` where no weights of this shape are feasible."""
+        return
+
+    @abstractmethod
+    def manifolds(self, shape: NetworkShape) -> list["Manifold"]:
+        """The geoopt manifold of each weight, first layer first."""
+
+    def initial(
+        self, shape: NetworkShape, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float64
+    ) -> list[Tensor]:
+        """Haar weights (rows orthonormal where a matrix is wide), projected onto the constraint.
+
+        One generator per replica, so that replica i does not depend on how many there are. Drawn in float64
+        and rounded last: the same seed gives the same weights at every precision.
+
+        Returns:
+            One tensor (replicas, rows, columns) per layer.
+        """
+        drawn = [
+            [haar(rows, cols, generator=g, dtype=torch.float64) for rows, cols in shape.matrices]
+            for g in generators
+        ]
+        layers = [torch.stack(replicas) for replicas in zip(*drawn, strict=True)]  # L × (S, rows, cols)
+        return [
+            manifold.projx(manifold.projx(weight).to(dtype))
+            for weight, manifold in zip(layers, self.manifolds(shape), strict=True)
+        ]
+
+    def objective(self, loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """What is differentiated, given the loss (replicas,): the loss itself unless the constraint scales it."""
+        return loss
+
+    def residual(self, weights: Sequence[Tensor]) -> Tensor:
+        """How far the weights are from feasible, worst layer, (replicas,); 0 for a free weight."""
+        return torch.stack([residual(w.detach(), w.manifold) for w in weights]).amax(0)  # type: ignore[attr-defined]
+
+    @property
+    def step_scale(self) -> float:
+        """max(1, c1², c2²): by how much larger weights shorten the stable step."""
+        return 1.0
+
+    def flow(self, moment: Tensor, shape: NetworkShape) -> "Flow | None":
+        """The exact flow that training with a small step follows, or None where it does not close.
+
+        Args:
+            moment: C as differentiated, (d, d) or its eigenvalues (d,), float64.
+        """
+        return None
+
+    def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor | None:
+        """L*, the smallest value of the objective for a linear network; None where there is none.
+
+        Args:
+            eigvals: the eigenvalues of C as differentiated, ascending, (d,).
+        """
+        return None

@@ -1,0 +1,35 @@
+"""Operator-norm balls ‖W_i‖₂ ≤ c_i, which avoid collapse (Proposition 3, item 2)."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import geoopt
+from pydantic import Field
+from torch import Tensor
+
+from sslmanifold.constraints.base import Constraint
+from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.geometry import SpectralBall
+
+
+@dataclass(kw_only=True)
+class OperatorNorm(Constraint):
+    """‖W1‖₂ ≤ c1, ‖W2‖₂ ≤ c2: a gradient step, then singular values above the bound are clipped to it."""
+
+    name = "operator_norm"
+
+    c1: Annotated[float, Field(gt=0)] = 1.0
+    c2: Annotated[float, Field(gt=0)] = 1.0
+
+    def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
+        inner = [SpectralBall(1.0)] * (shape.layers - 2)
+        return [SpectralBall(self.c1), *inner, SpectralBall(self.c2)]
+
+    @property
+    def step_scale(self) -> float:
+        return max(1.0, self.c1**2, self.c2**2)
+
+    def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
+        """c1² c2² Σ of the min(z, h) most negative eigenvalues (Proposition 3)."""
+        rank = min(shape.embedding, shape.hidden, shape.dim)
+        return self.c1**2 * self.c2**2 * eigvals[..., :rank].clamp(max=0).sum(-1)

@@ -1,0 +1,88 @@
+"""Orthonormal columns W1ᵀW1 = I, W2ᵀW2 = I: the constraint of Eq. 8 and Theorem 2."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import geoopt
+from pydantic import Field
+from torch import Tensor
+
+from sslmanifold.constraints.base import Constraint
+from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.errors import UserError
+from sslmanifold.geometry import Stiefel
+from sslmanifold.theory import optimum
+from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.orthogonal import OrthogonalFlow
+
+
+@dataclass(kw_only=True)
+class Orthogonal(Constraint):
+    """Weights on Stiefel manifolds. The metric chooses κ, and with it the flow that training follows.
+
+    Attributes:
+        metric: "grassmann" (κ = 0, Theorem 2), "euclidean" (κ = 1) or "canonical" (κ = 2, Oja's flow).
+        kappa: any other member of the family; overrides ``metric``.
+        retraction: how a step returns to the manifold. "project" takes the plain gradient step and then
+            projects, as the paper's experiments do (Eq. 11); it follows κ = 1.
+        w1: "columns" for W1ᵀW1 = I_d (needs h ≥ d), "rows" for W1 W1ᵀ = I_h (needs h ≤ d, κ = 0).
+    """
+
+    name = "orthogonal"
+
+    metric: Literal["grassmann", "euclidean", "canonical"] = "grassmann"
+    kappa: Annotated[float, Field(ge=0)] | None = None
+    retraction: Literal["auto", "cholesky_qr", "polar", "cayley", "project"] = "auto"
+    w1: Literal["columns", "rows"] = "columns"
+
+    def __post_init__(self) -> None:
+        if self.retraction == "project" and self.flow_kappa != 1:
+            raise UserError(
+                f"constraint.retraction=project follows κ = 1, got κ = {self.flow_kappa:g}: "
+                "set constraint.metric=euclidean, or another constraint.retraction"
+            )
+        if self.w1 == "rows" and self.flow_kappa != 0:
+            raise UserError(
+                f"constraint.w1=rows has an exact flow for κ = 0 alone, got κ = {self.flow_kappa:g}: "
+                "set constraint.metric=grassmann"
+            )
+
+    @property
+    def flow_kappa(self) -> float:
+        """κ of the flow that training follows."""
+        if self.kappa is not None:
+            return float(self.kappa)
+        return {"grassmann": 0.0, "euclidean": 1.0, "canonical": 2.0}[self.metric]
+
+    def check(self, shape: NetworkShape) -> None:
+        h, d, z = shape.hidden, shape.dim, shape.embedding
+        if h < z:
+            raise UserError(
+                f"orthogonal W2 (h×z) needs h ≥ z, got h={h}, z={z}: "
+                f"set model.hidden={max(z, d)} or model.embedding={h}"
+            )
+        if self.w1 == "columns" and h < d:
+            rows = ", or constraint.w1=rows for orthonormal rows" if self.flow_kappa == 0 else ""
+            raise UserError(
+                f"orthogonal W1 (h×d) needs h ≥ d, got h={h}, d={d}: set model.hidden={d} or data.pca={h}{rows}"
+            )
+        if self.w1 == "rows" and h > d:
+            raise UserError(
+                f"constraint.w1=rows (W1 W1ᵀ = I_h) needs h ≤ d, got h={h}, d={d}: "
+                f"set model.hidden={d} or constraint.w1=columns"
+            )
+
+    def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
+        manifold = Stiefel(metric=self.metric, kappa=self.kappa, retraction=self.retraction)
+        return [manifold] * len(shape.matrices)
+
+    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+        if shape.layers != 2:
+            return None
+        return OrthogonalFlow(moment, self.flow_kappa, rows=self.w1 == "rows")
+
+    def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
+        """Σ of the max(min(z, m), d + z − h) smallest eigenvalues (Conjecture 2 and its correction)."""
+        if self.w1 == "rows":  # m = W1ᵀW2 has orthonormal columns: every direction is used, whatever the sign
+            return eigvals[..., : shape.embedding].sum(-1)
+        return optimum(eigvals, shape.embedding, shape.hidden)

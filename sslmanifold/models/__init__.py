@@ -1,0 +1,7 @@
+"""Models: networks of constrained weights with leading replicas."""
+
+from sslmanifold.models.network import ConstrainedNetwork
+from sslmanifold.models.preprocessing import Affine
+from sslmanifold.models.two_layer import TwoLayer
+
+__all__ = ["Affine", "ConstrainedNetwork", "TwoLayer"]

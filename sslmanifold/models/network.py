@@ -1,0 +1,86 @@
+"""The network every model of this package is: a chain of constrained weights with one activation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sslmanifold.constraints import Constraint, NetworkShape
+from sslmanifold.geometry import ManifoldParameter
+from sslmanifold.models.activation import ACTIVATIONS
+from sslmanifold.models.preprocessing import Affine
+
+
+class ConstrainedNetwork(nn.Module):
+    """u(x) = W_Lᵀ … W_2ᵀ φ(W_1 x), with S independent replicas of every weight.
+
+    With two layers this is the paper's u(x) = W2ᵀ φ(W1 x). Hidden layers, if any, are h×h.
+
+    Attributes:
+        weights: W_1 (S, h, d), hidden layers (S, h, h), W_L (S, h, z), each on its constraint's manifold.
+        shape: the sizes.
+        preprocessing: applied by :meth:`embed` to raw inputs, not by :meth:`forward`.
+    """
+
+    def __init__(
+        self,
+        shape: NetworkShape,
+        constraint: Constraint,
+        weights: Sequence[Tensor],
+        activation: str = "linear",
+        preprocessing: Affine | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.activation = activation
+        self.preprocessing = preprocessing or Affine()
+        self.weights = nn.ParameterList(
+            ManifoldParameter(weight, manifold=manifold)
+            for weight, manifold in zip(weights, constraint.manifolds(shape), strict=True)
+        )
+
+    @property
+    def linear(self) -> bool:
+        """Whether φ is the identity, so that u(x) = mᵀx."""
+        return self.activation == "linear"
+
+    @property
+    def replicas(self) -> int:
+        return self.weights[0].shape[0]
+
+    def map(self) -> Tensor:
+        """m = W1ᵀ W2 (… hidden layers between), (S, d, z): a linear network is u(x) = mᵀ x."""
+        chain = self.weights[-1]
+        for weight in reversed(list(self.weights)[1:-1]):
+            chain = weight @ chain  # (S, h, h) @ (S, h, z)
+        return self.weights[0].mT @ chain  # (S, d, h) @ (S, h, z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed prepared inputs: (…, d) → (S, …, z)."""
+        flat = x.reshape(-1, x.shape[-1])  # (N, d)
+        hidden = ACTIVATIONS[self.activation](flat @ self.weights[0].mT)  # (N, d) @ (S, d, h)
+        for weight in list(self.weights)[1:]:
+            hidden = hidden @ weight  # (S, N, h) @ (S, h, ·)
+        return hidden.reshape(self.replicas, *x.shape[:-1], self.shape.embedding)
+
+    @torch.no_grad()
+    def embed(self, x: Tensor | np.ndarray | Sequence) -> Tensor:
+        """Embed raw inputs as the data set holds them.
+
+        Args:
+            x: (n, d) array, tensor or nested list; (d,) for one point. Centring and PCA of the training data
+                are applied here.
+
+        Returns:
+            (n, z), or (S, n, z) where the run trained S > 1 replicas; in the weights' dtype.
+
+        Raises:
+            UserError: if the number of features differs from the training data's.
+        """
+        weight = self.weights[0]
+        points = torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x, dtype=torch.float64)
+        self.preprocessing.check_input(points, self.shape.dim)
+        prepared = self.preprocessing(points).to(weight.device, weight.dtype)
+        embedded = self(prepared)
+        return embedded[0] if self.replicas == 1 else embedded

@@ -1,0 +1,158 @@
+"""The four figures of one run: loss, effective rank, singular values, embedding."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sslmanifold.plots.style import OKABE_ITO, THEORY, constraint_colour, figure_style
+from sslmanifold.runs import Run, atomic
+
+
+def draw_run(run_dir: Path, points: int = 2000) -> list[Path]:
+    """Draw every figure the folder has data for; returns their paths."""
+    run = Run(run_dir)
+    drawn = []
+    with figure_style():
+        import matplotlib.pyplot as plt
+
+        for name, draw in FIGURES.items():
+            figure = draw(run, points)
+            if figure is None:
+                continue
+            path = run.folder.figures / f"{name}.png"
+            with atomic(path) as temporary:
+                figure.savefig(temporary, format="png", metadata={"Description": _caption(run)})
+            plt.close(figure)
+            drawn.append(path)
+    return drawn
+
+
+def _caption(run: Run) -> str:
+    s = run.summary
+    return ", ".join(f"{key}={s[key]}" for key in ("data", "model", "loss", "constraint", "seed") if key in s)
+
+
+def _time_axis(run: Run) -> tuple[np.ndarray, str]:
+    return np.asarray(run.metrics["step"]), "optimizer step"
+
+
+def _axes(run: Run, ylabel: str) -> tuple[Any, Any]:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.8))
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(ylabel)
+    axes.set_title(_caption(run), loc="left", fontsize=9)
+    return figure, axes
+
+
+def _symmetric_log_if_wide(axes: Any, values: np.ndarray) -> None:
+    """A loss that falls to −1e30 needs a logarithm that takes signs."""
+    finite = np.abs(values[np.isfinite(values)])
+    small = finite[finite > 0].min(initial=np.inf)
+    if finite.size and np.isfinite(small) and finite.max() > 1e5 * small and finite.max() > 1e6:
+        axes.set_yscale("symlog", linthresh=max(float(np.median(finite)) * 1e-3, 1e-3))
+
+
+def loss_figure(run: Run, points: int) -> Any:
+    """Loss of the training against the ODE's and the optimum."""
+    metrics, arrays, colour = run.metrics, run.trajectory, constraint_colour(run.summary["constraint"])
+    if "train/loss" not in metrics:
+        return None
+    steps = np.asarray(metrics["step"])
+    figure, axes = _axes(run, "loss (as differentiated)")
+    loss = np.asarray(metrics["train/loss"])
+    axes.plot(steps, loss, color=colour, label="training")
+    if "train/loss_std" in metrics:
+        spread = np.asarray(metrics["train/loss_std"])
+        axes.fill_between(steps, loss - spread, loss + spread, color=colour, alpha=0.2, linewidth=0, label="± 1 std")
+    if "ode_loss" in arrays:
+        ode = arrays["ode_loss"].mean(-1)
+        axes.plot(arrays["steps"][-len(ode) :], ode, "--", color=THEORY, linewidth=1.3, label="its ODE")
+    if "train/optimum" in run.summary:
+        axes.axhline(run.summary["train/optimum"], color="#777777", linewidth=1, linestyle=":", label="optimum L*")
+    _symmetric_log_if_wide(axes, loss)
+    axes.legend()
+    return figure
+
+
+def rank_figure(run: Run, points: int) -> Any:
+    """Effective rank over training: near 1 the embedding has collapsed."""
+    metrics = run.metrics
+    if "rank/effective" not in metrics:
+        return None
+    colour = constraint_colour(run.summary["constraint"])
+    steps, rank = np.asarray(metrics["step"]), np.asarray(metrics["rank/effective"])
+    figure, axes = _axes(run, "effective rank of the embedding")
+    axes.plot(steps, rank, color=colour, label="training")
+    if "rank/effective_std" in metrics:
+        spread = np.asarray(metrics["rank/effective_std"])
+        axes.fill_between(steps, rank - spread, rank + spread, color=colour, alpha=0.2, linewidth=0, label="± 1 std")
+    axes.axhline(run.summary["embedding"], color="#777777", linestyle=":", linewidth=1, label="z, no collapse")
+    axes.axhline(1, color=OKABE_ITO["vermillion"], linestyle=":", linewidth=1, label="1, collapsed")
+    axes.set_ylim(0.9, max(run.summary["embedding"], float(np.nanmax(rank))) * 1.05)
+    axes.legend(loc="best")
+    return figure
+
+
+def singular_value_figure(run: Run, points: int) -> Any:
+    """Singular values of the training embedding over training."""
+    arrays = run.trajectory
+    if "singular_values" not in arrays:
+        return None
+    values = np.moveaxis(arrays["singular_values"], 1, 0).mean(0)  # (T, S, z) -> (T, z)
+    figure, axes = _axes(run, "singular value of the embedding")
+    shades = np.linspace(1.0, 0.35, values.shape[1])
+    colour = constraint_colour(run.summary["constraint"])
+    for index in range(min(values.shape[1], 10)):
+        axes.plot(arrays["steps"], values[:, index], color=colour, alpha=shades[index], label=f"σ{index + 1}")
+    if np.nanmax(values) > 1e3 * max(np.nanmin(values), 1e-12):
+        axes.set_yscale("log")
+    axes.legend(ncols=2 if values.shape[1] > 5 else 1)
+    return figure
+
+
+def embedding_figure(run: Run, points: int) -> Any:
+    """The training points embedded at the start and at the end, first replica, first two dimensions."""
+    import matplotlib.pyplot as plt
+
+    arrays = run.trajectory
+    if "embedding_initial" not in arrays:
+        return None
+    labels = arrays.get("labels")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.2))
+    for axes, when in zip(panels, ("initial", "final"), strict=True):
+        embedding = arrays[f"embedding_{when}"][0][:points]  # (n, z)
+        first = embedding[:, 0]
+        second = embedding[:, 1] if embedding.shape[1] > 1 else np.zeros_like(first)
+        if labels is None:
+            axes.scatter(first, second, s=8, color=constraint_colour(run.summary["constraint"]), alpha=0.7, linewidths=0)
+        else:
+            chosen = labels[: len(first)]
+            classes = np.unique(chosen)
+            colours = list(OKABE_ITO.values())[1:] + ["#000000", "#999999", "#7F3C8D"]
+            for index, label in enumerate(classes[:10]):
+                mask = chosen == label
+                axes.scatter(
+                    first[mask], second[mask], s=9, alpha=0.75, linewidths=0, label=str(label),
+                    color=colours[index % len(colours)], marker="os^vD<>pPX"[index],
+                )  # fmt: skip
+        steps = 0 if when == "initial" else run.summary["steps"]
+        axes.set_title(f"step {steps}", loc="left")
+        axes.set_xlabel("u₁")
+        axes.set_ylabel("u₂" if embedding.shape[1] > 1 else "")
+    if labels is not None:
+        panels[1].legend(title="label", loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.8)
+    figure.suptitle(_caption(run), x=0.01, ha="left", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+FIGURES: dict[str, Callable[[Run, int], Any]] = {
+    "loss": loss_figure,
+    "effective_rank": rank_figure,
+    "singular_values": singular_value_figure,
+    "embedding": embedding_figure,
+}

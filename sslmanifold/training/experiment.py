@@ -1,0 +1,145 @@
+"""Everything one training run is made of, built and checked before anything is trained."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from sslmanifold.config.check import build_group, validated
+from sslmanifold.constraints import Constraint
+from sslmanifold.data import PairDataModule
+from sslmanifold.errors import UserError
+from sslmanifold.models import Affine
+from sslmanifold.theory import default_step
+from sslmanifold.training.loggers import RunLogger
+from sslmanifold.training.module import SSLModule
+from sslmanifold.training.options import optimizer_options, run_options, trainer_options, weight_dtype
+
+GROUPS = ("data", "model", "loss", "constraint", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+
+# C is formed, and its spectrum found, up to this many features: 4096² float64 is 134 MB
+LARGEST_MOMENT = 4096
+
+
+class Experiment:
+    """Everything one run is made of, built and checked before anything is written or trained.
+
+    Args:
+        config: the resolved configuration as plain containers (the groups of ``conf/`` and the top-level keys).
+
+    Raises:
+        UserError: for every mistake that can be known before training.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        top = {key: value for key, value in config.items() if key not in GROUPS}
+        self.options = run_options(**validated(run_options, top, "run"))
+        torch.set_num_threads(self.options["threads"])
+        trainer = dict(config["trainer"])
+        self.trainer_options = trainer_options(**validated(trainer_options, trainer, "trainer"))
+        self.steps = self.trainer_options["max_steps"]
+        self.dtype = weight_dtype(self.trainer_options["precision"])
+
+        data = build_group(config["data"], "data")
+        spec = build_group(config["model"], "model")
+        self.loss = build_group(config["loss"], "loss")
+        self.constraint: Constraint = build_group(config["constraint"], "constraint")
+        schedule = build_group(config["scheduler"], "scheduler")
+        self.schedule = lambda step: schedule.factor(step, self.steps)
+        self.logger: RunLogger = build_group(config["logger"], "logger")
+        self.callbacks = [
+            build_group(options, f"callbacks.{name}") for name, options in (config["callbacks"] or {}).items()
+        ]
+        self.optimizer_class, self.optimizer_options, lr = optimizer_options(config["optimizer"])
+
+        self.datamodule = PairDataModule(
+            data,
+            seed=self.options["seed"],
+            steps=self.steps,
+            contrastive=self.loss.contrastive,
+            reduction=self.loss.reduction,
+            dtype=self.dtype,
+        )
+        self.datamodule.setup()
+        self.full_batch = data.batch_size is None and data.resample == "never"
+        self.constraint.check(spec.shape(self.datamodule.dim))
+        self.moment = self._moment(data.batch_size)
+        self.linear = spec.activation == "linear"
+        self.through_moment = self._through_moment()
+        self.datamodule.without_samples = self.through_moment
+        self.learning_rate = self._automatic_learning_rate() if lr is None else lr
+        self.module = self._module(spec)
+        self.names = self._names()
+
+    # -- building ---------------------------------------------------------------------------------------
+
+    def _moment(self, batch_size: int | None) -> torch.Tensor | None:
+        """C as one step differentiates it: with minibatches and sums, b/n of the whole."""
+        if not self.loss.quadratic or self.datamodule.dim > LARGEST_MOMENT:
+            return None
+        moment = self.datamodule.moment()
+        if batch_size is not None and self.loss.reduction != "mean":
+            moment = moment * (batch_size / self.datamodule.n)
+        return moment
+
+    def _through_moment(self) -> bool:
+        able = self.linear and self.full_batch and self.moment is not None
+        if self.loss.evaluate == "moment" and not able:
+            raise UserError(
+                "loss.evaluate=moment needs a linear model, a quadratic loss and frozen full batches: "
+                "set model.activation=linear data.batch_size=null data.resample=never, or loss.evaluate=auto"
+            )
+        return able and self.loss.evaluate != "samples"
+
+    def _automatic_learning_rate(self) -> float:
+        """1/(20 ‖Λ‖₂ max(1, c1², c2²)), Λ the spectrum of C as one step differentiates it."""
+        if self.moment is None:
+            raise UserError(
+                "optimizer.lr=auto is set by the spectrum of C, which this loss or data size does not have: "
+                "set optimizer.lr=0.01 or another number"
+            )
+        eigvals = torch.linalg.eigvalsh(self.moment)
+        if float(eigvals.abs().max()) == 0:
+            raise UserError("C is zero: the data carry no signal for this loss, so there is nothing to train")
+        return float(default_step(eigvals)) / self.constraint.step_scale
+
+    def _module(self, spec: Any) -> SSLModule:
+        seed = self.options["seed"]
+        generators = []
+        for replica in range(self.options["replicas"]):
+            # one stream per (seed, replica): replica 0 of many is the single run of the same seed
+            entropy = np.random.SeedSequence([seed, replica]).generate_state(2, np.uint32)
+            generators.append(torch.Generator().manual_seed(int(entropy[0]) * 2**31 + int(entropy[1] >> 1)))
+        samples = self.datamodule.samples
+        network = spec.build(
+            self.datamodule.dim,
+            self.constraint,
+            generators,
+            self.dtype,
+            Affine(getattr(samples, "mean", None), getattr(samples, "components", None)),
+        )
+        module = SSLModule(
+            network,
+            self.loss,
+            self.constraint,
+            lambda params: self.optimizer_class(params, lr=self.learning_rate, **self.optimizer_options),
+            self.schedule,
+            samples.train_x,
+            self.moment,
+            through_moment=self.through_moment,
+            full_batch=self.full_batch,
+            hyperparameters=self.config,
+        )
+        return module
+
+    def _names(self) -> dict[str, str]:
+        """What was chosen, by name: for the summary, the tags and the tables."""
+        target = self.config["model"]["_target_"].rsplit(".", 1)[-1]
+        model = "".join(f"_{c.lower()}" if c.isupper() else c for c in target).strip("_")
+        return {
+            "data": self.datamodule.samples.name,
+            "model": model,
+            "loss": self.loss.name,
+            "constraint": self.constraint.name,
+        }

@@ -1,0 +1,222 @@
+"""The LightningModule: a constrained network, its loss, and the bookkeeping of one training run."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sslmanifold.constraints import Constraint
+from sslmanifold.data import TripletBatch
+from sslmanifold.geometry import require_riemannian
+from sslmanifold.models import ConstrainedNetwork
+from sslmanifold.training.observer import Observer
+from sslmanifold.training.recorder import Recorder
+
+
+class SSLModule(lightning.LightningModule):
+    """Minimises a self-supervised loss over a network whose weights stay on their manifolds.
+
+    Time is t = Σ lr of the loss as differentiated, the time of the flows in :mod:`sslmanifold.theory`.
+
+    Args:
+        network: the model; its replicas train side by side and independently.
+        loss: called with embeddings (S, n, z) of anchors, positives and negatives, gives (S,).
+        constraint: turns the loss into the objective and knows the flow.
+        optimizer: parameters → a Riemannian optimizer.
+        schedule: step → factor on the learning rate.
+        points: training points (n, d), float64, on which embeddings are measured.
+        moment: C as differentiated (d, d), float64, or None where no such matrix exists.
+        through_moment: whether a training step uses C instead of the data; the trajectory is the same to
+            rounding for a linear network on frozen triplets and full batches.
+        full_batch: whether every step sees every triplet, the same each time.
+        hyperparameters: the resolved configuration, plain containers.
+    """
+
+    def __init__(
+        self,
+        network: ConstrainedNetwork,
+        loss: Callable[..., Tensor],
+        constraint: Constraint,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        schedule: Callable[[int], float],
+        points: Tensor,
+        moment: Tensor | None,
+        *,
+        through_moment: bool,
+        full_batch: bool,
+        hyperparameters: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.constraint = constraint
+        self.build_optimizer = optimizer
+        self.schedule = schedule
+        self.through_moment = through_moment
+        self.full_batch = full_batch
+        self.register_buffer("points", points, persistent=False)
+        self.register_buffer("moment", moment, persistent=False)
+        dtype = network.weights[0].dtype
+        self.register_buffer(
+            "step_moment", moment.to(dtype) if through_moment and moment is not None else None, persistent=False
+        )
+        self.eigvals = None if moment is None else torch.linalg.eigvalsh(moment.double())
+        self.hyperparameters = hyperparameters or {}
+        self.recorder = Recorder()
+        self.time = 0.0
+        self.last_lr = 0.0
+        self.diverged_at: int | None = None
+        self.steps_done = 0
+        self.last_loss: Tensor | None = None
+        self._batch: TripletBatch | None = None
+        self._snapshot: list[Tensor] = []
+        self._cache: dict[str, Tensor] = {}
+
+    # -- training ---------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.build_optimizer(list(self.network.weights))
+        require_riemannian(optimizer, self)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: TripletBatch, batch_idx: int) -> Tensor | None:
+        if self.diverged_at is not None:
+            return None
+        objective = self.objective(batch)
+        self._batch = batch
+        self.last_loss = objective.detach()
+        if not torch.isfinite(self.last_loss).all():
+            self._return_to_last_finite_state()
+            return None
+        with torch.no_grad():
+            self._snapshot = [weight.detach().clone() for weight in self.network.weights]
+        return objective.sum()  # the gradient of a sum keeps replicas independent
+
+    def objective(self, batch: TripletBatch) -> Tensor:
+        """What is differentiated, (S,): the loss of Eq. 1 or 2 on the batch, as the constraint scales it."""
+        if self.step_moment is not None:
+            m = self.network.map()  # (S, d, z)
+            loss = (m * (self.step_moment @ m)).sum((-2, -1))  # Tr(mᵀ C m), Eq. 8
+        else:
+            negatives = None if batch.negatives is None else self.network(batch.negatives)
+            loss = self.loss(self.network(batch.x), self.network(batch.positives), negatives)
+        return self.constraint.objective(loss, list(self.network.weights))
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        lr = float(optimizer.param_groups[0]["lr"])
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self._cache.clear()
+        if self.diverged_at is None:
+            self.last_lr = lr
+            self.time += lr
+            self.steps_done += 1
+            if not all(torch.isfinite(weight).all() for weight in self.network.weights):
+                self._return_to_last_finite_state()
+                self.time -= lr
+                self.steps_done -= 1
+
+    def _return_to_last_finite_state(self) -> None:
+        """Undo the step that left the finite numbers and stop: what was logged so far stands."""
+        self.diverged_at = self.steps_done
+        with torch.no_grad():
+            for weight, kept in zip(self.network.weights, self._snapshot, strict=False):
+                weight.copy_(kept)
+        self._cache.clear()
+        self.trainer.should_stop = True
+
+    # -- measuring --------------------------------------------------------------------------------------
+
+    def map(self) -> Tensor:
+        """m of the current weights, (S, d, z), float64 on the CPU; computed once a step."""
+        if "map" not in self._cache:
+            with torch.no_grad():
+                self._cache["map"] = self.network.map().double().cpu()
+        return self._cache["map"]
+
+    def embedding(self) -> Tensor:
+        """Embedding of the training points, (S, n, z), float64 on the CPU; computed once a step."""
+        if "embedding" not in self._cache:
+            with torch.no_grad():
+                if self.network.linear:
+                    self._cache["embedding"] = self.points.cpu() @ self.map()  # (n, d) @ (S, d, z)
+                else:
+                    weight = self.network.weights[0]
+                    self._cache["embedding"] = self.network(self.points.to(weight.dtype)).double().cpu()
+        return self._cache["embedding"]
+
+    @torch.no_grad()
+    def current_loss(self) -> Tensor | None:
+        """The objective at the current weights, (S,): by C, else by the full batch, else the last batch's."""
+        weights = list(self.network.weights)
+        if self.full_batch and self.network.linear and self.moment is not None:
+            m = self.map()
+            loss = (m * (self.moment.cpu() @ m)).sum((-2, -1))
+            return self.constraint.objective(loss, [weight.double().cpu() for weight in weights])
+        if self.full_batch and self._batch is not None:
+            return self.objective(self._batch).double()
+        return self.last_loss
+
+    def optimum(self) -> float | None:
+        """L* of the constrained linear problem, or None where it does not exist."""
+        if not self.network.linear or self.eigvals is None:
+            return None
+        best = self.constraint.optimum(self.eigvals, self.network.shape)
+        return None if best is None else float(best)
+
+    def measure(self) -> dict[str, Tensor]:
+        """Every key of one row, (S,) each."""
+        values: dict[str, Tensor] = {}
+        loss = self.current_loss()
+        if loss is not None:
+            values["train/loss"] = loss
+            best = self.optimum()
+            if best is not None and self.full_batch:
+                floor = 1e-12 * float(self.eigvals.abs().max())  # type: ignore[union-attr]
+                values["train/optimality_gap"] = (loss.double() - best) / max(abs(best), floor)
+        for observer in self._observers():
+            values |= observer.measure(self)
+        return values
+
+    def record(self) -> None:
+        """Write one row for the current state."""
+        arrays: dict[str, Any] = {"time": self.time}
+        for observer in self._observers():
+            arrays |= observer.arrays(self)
+        loggers = self.trainer.loggers if self.trainer.is_global_zero else []
+        self.recorder.record(self.steps_done, self.measure(), arrays, loggers)
+
+    def _observers(self) -> list[Observer]:
+        return [c for c in self.trainer.callbacks if isinstance(c, Observer)]  # type: ignore[attr-defined]
+
+    def on_train_start(self) -> None:
+        if self._batch is None and self.full_batch and not self.through_moment:
+            # the initial row needs the triplets before the loop hands them over
+            self._batch = self.transfer_batch_to_device(next(iter(self.trainer.train_dataloader)), self.device, 0)
+        self.record()
+
+    def on_train_batch_end(self, outputs: Any, batch: TripletBatch, batch_idx: int) -> None:
+        if self.diverged_at is None and self.steps_done % self.trainer.log_every_n_steps == 0:
+            self.record()
+
+    def on_train_end(self) -> None:
+        self.record()
+
+    # -- checkpoints ------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["sslmanifold"] = {
+            "config": self.hyperparameters,
+            "time": self.time,
+            "steps_done": self.steps_done,
+            "recorder": self.recorder.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["sslmanifold"]
+        self.time, self.steps_done = saved["time"], saved["steps_done"]
+        self.recorder.load_state_dict(saved["recorder"])

@@ -1,0 +1,155 @@
+"""Does training follow its exact theory? The constraint's flow, advanced beside every optimizer step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslmanifold.data import TripletBatch
+from sslmanifold.errors import UserError
+from sslmanifold.geometry import RiemannianSGD
+from sslmanifold.metrics import subspace_distance
+from sslmanifold.theory.flow import Flow, FlowBlowUp
+from sslmanifold.training.module import SSLModule
+from sslmanifold.training.observer import Observer
+
+
+@dataclass(kw_only=True)
+class ODEComparison(Observer):
+    """Compares every state of the training with the constraint's flow at the same time t = Σ lr.
+
+    The flow starts from the run's own initial weights. For a nonlinear φ the network is compared with the
+    linear flow, which is what Conjecture 1 is about. Logged keys:
+
+    * ``ode/time``: t, in units of lr times the loss as differentiated;
+    * ``ode/deviation``: ‖U − U_ode‖_F / ‖U_ode‖_F on the training points, and ``ode/deviation_max`` over every
+      optimizer step so far;
+    * ``ode/subspace_distance``: sine of the largest principal angle between span(m) and span(m_ode);
+    * ``ode/loss_gap``: (L − L_ode) / |L_ode|.
+
+    A run whose constraint has no flow logs none of them.
+
+    Attributes:
+        approximate: compare even where the flow does not describe the training (momentum, Adam, weight decay,
+            minibatches, resampled triplets).
+
+    Raises:
+        UserError: before the first step, where ``approximate`` would be needed.
+    """
+
+    approximate: bool = False
+
+    def __post_init__(self) -> None:
+        self.flow: Flow | None = None
+        self.state: Any = None
+        self.blow_up_time: float | None = None
+        self._loss: Tensor | None = None
+        self._deviation: Tensor | None = None
+        self._deviation_max: Tensor | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:
+        if pl_module.moment is None:
+            return
+        flow = pl_module.constraint.flow(pl_module.moment.double().cpu(), pl_module.network.shape)
+        if flow is None:
+            return
+        if not self.approximate:
+            self._refuse_what_no_flow_describes(trainer, pl_module)
+        self.flow = flow
+        if self.state is None:  # a resumed run brings its state along
+            self.state = flow.start(*(weight.detach().double().cpu() for weight in pl_module.network.weights))
+        points = pl_module.points.double().cpu()
+        # ‖X Δ‖_F through XᵀX where that is the smaller matrix
+        self._gram = points.mT @ points if points.shape[0] > points.shape[1] else None
+        self._points = points
+        self._compare(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: SSLModule, outputs: Any, batch: TripletBatch, batch_idx: int
+    ) -> None:
+        if self.flow is None or self.state is None or pl_module.diverged_at is not None:
+            return
+        try:
+            self.state = self.flow.advance(self.state, pl_module.last_lr)
+        except FlowBlowUp as blow_up:
+            self.state, self.blow_up_time = None, float(blow_up.time)
+            self._deviation = None
+            return
+        self._compare(pl_module)
+
+    def _refuse_what_no_flow_describes(self, trainer: Any, module: SSLModule) -> None:
+        way_out = "or callbacks.ode.approximate=true to compare all the same, or ~callbacks.ode to drop the comparison"
+        optimizer = trainer.optimizers[0]
+        if not isinstance(optimizer, RiemannianSGD):
+            name = type(optimizer).__name__
+            raise UserError(
+                f"callbacks.ode: the flow follows plain gradient steps, not {name}: set optimizer=sgd, {way_out}"
+            )
+        for key in ("momentum", "weight_decay"):
+            value = optimizer.param_groups[0].get(key, 0)
+            if value:
+                raise UserError(
+                    f"callbacks.ode: the flow follows plain gradient steps, got optimizer.{key}={value:g}: "
+                    f"set optimizer.{key}=0, {way_out}"
+                )
+        if not module.full_batch:
+            raise UserError(
+                "callbacks.ode: the flow follows one fixed C, got minibatches or resampled triplets: "
+                f"set data.batch_size=null data.resample=never, {way_out}"
+            )
+
+    def _norm(self, difference: Tensor) -> Tensor:
+        """‖X Δ‖_F for Δ (S, d, z)."""
+        if self._gram is not None:
+            return (difference * (self._gram @ difference)).sum((-2, -1)).clamp_min(0).sqrt()
+        return torch.linalg.matrix_norm(self._points @ difference)
+
+    def _compare(self, module: SSLModule) -> None:
+        m = self.state.m
+        if module.network.linear:
+            gap = self._norm(module.map() - m)
+        else:
+            gap = torch.linalg.matrix_norm(module.embedding() - self._points @ m)
+        tiny = torch.finfo(torch.float64).tiny
+        self._deviation = gap / self._norm(m).clamp_min(tiny)
+        previous = self._deviation if self._deviation_max is None else self._deviation_max
+        self._deviation_max = torch.maximum(previous, self._deviation)
+
+    def measure(self, module: SSLModule) -> dict[str, Tensor]:
+        if self.flow is None:
+            return {}
+        values = {"ode/time": torch.tensor(module.time, dtype=torch.float64)}
+        if self.state is None or self._deviation is None or self._deviation_max is None:
+            return values
+        values["ode/deviation"] = self._deviation
+        values["ode/deviation_max"] = self._deviation_max
+        values["ode/subspace_distance"] = subspace_distance(module.map(), self.state.m)
+        loss = module.current_loss()
+        if loss is not None:
+            expected = self.flow.loss(self.state)
+            tiny = torch.finfo(torch.float64).tiny
+            values["ode/loss_gap"] = (loss.double().cpu() - expected) / expected.abs().clamp_min(tiny)
+        return values
+
+    def arrays(self, module: SSLModule) -> dict[str, np.ndarray]:
+        """The flow's map and loss, (S, d, z) and (S,), NaN once the flow has blown up."""
+        if self.flow is None:
+            return {}
+        if self.state is None:
+            m = torch.full_like(module.map(), torch.nan)
+            return {"ode_m": m.numpy(), "ode_loss": torch.full(m.shape[:1], torch.nan).double().numpy()}
+        return {"ode_m": self.state.m.numpy(), "ode_loss": self.flow.loss(self.state).numpy()}
+
+    def summary(self, module: SSLModule) -> dict[str, object]:
+        entries: dict[str, object] = {}
+        if self.flow is not None:
+            entries["ode/flow"] = self.flow.name
+            if not module.network.linear:
+                entries["ode/meaning"] = "nonlinear network against the linear flow: Conjecture 1"
+            elif self.approximate:
+                entries["ode/meaning"] = "approximate: callbacks.ode.approximate=true"
+        if self.blow_up_time is not None:
+            entries["ode/blow_up_time"] = self.blow_up_time
+        return entries

@@ -1,0 +1,72 @@
+"""The schema of what is not a group's constructor: top-level keys, Lightning's trainer keys, the learning rate."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import lightning
+import torch
+from pydantic import Field
+
+from sslmanifold.config.check import locate, unknown_key, validated
+from sslmanifold.errors import UserError
+
+
+def run_options(
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+    replicas: Annotated[int, Field(gt=0)] = 1,
+    threads: Annotated[int, Field(gt=0)] = 1,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """The top-level keys of a run; its signature is their schema."""
+    return {"seed": seed, "replicas": replicas, "threads": threads, "overwrite": overwrite}
+
+
+def trainer_options(
+    max_steps: Annotated[int, Field(gt=0)] = 1000,
+    precision: str | int = "32-true",
+    log_every_n_steps: Annotated[int, Field(gt=0)] = 10,
+    **lightning_keys: Any,
+) -> dict[str, Any]:
+    """Lightning's trainer keys, with the ranges that matter here."""
+    known = [name for name in inspect.signature(lightning.Trainer.__init__).parameters if name != "self"]
+    for key in lightning_keys:
+        if key not in known:
+            raise unknown_key("trainer", key, known)
+    strategy = str(lightning_keys.get("strategy", "auto"))
+    if "fsdp" in strategy or "deepspeed" in strategy:
+        raise UserError(
+            f"trainer.strategy={strategy} shards weights, and a shard does not lie on the manifold: "
+            "set trainer.strategy=ddp or leave it out"
+        )
+    return {"max_steps": max_steps, "precision": precision, "log_every_n_steps": log_every_n_steps, **lightning_keys}
+
+
+def weight_dtype(precision: str | int) -> torch.dtype:
+    """The dtype the weights are kept in under Lightning's ``precision``."""
+    name = str(precision)
+    if name in ("64", "64-true"):
+        return torch.float64
+    if name in ("bf16-true", "16-true"):
+        raise UserError(
+            f"trainer.precision={name} keeps weights in 16 bits, too few for a manifold: "
+            f"set trainer.precision={name.replace('true', 'mixed')} or 32-true"
+        )
+    return torch.float32
+
+
+def optimizer_options(group: Mapping[str, Any]) -> tuple[Any, dict[str, Any], float | None]:
+    """The optimizer's class, its options without lr, and lr (None for "auto").
+
+    Raises:
+        UserError: for an lr that is neither "auto" nor positive and finite, and for unknown or wrong options.
+    """
+    options = dict(group)
+    lr = options.pop("lr", "auto")
+    number = isinstance(lr, (int, float)) and not isinstance(lr, bool)
+    if lr != "auto" and not (number and math.isfinite(lr) and lr > 0):
+        raise UserError(f"optimizer.lr={lr} is not valid: set a positive number, e.g. optimizer.lr=0.01, or auto")
+    target = locate(options.pop("_target_", ""), "optimizer")
+    checked = validated(target, options, "optimizer", skip=("params", "lr"))
+    return target, checked, None if lr == "auto" else float(lr)

@@ -1,0 +1,22 @@
+"""The progress bar: Lightning's, with the loss beside it."""
+
+from typing import Any
+
+from lightning.pytorch.callbacks import RichProgressBar
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich progress bar over optimizer steps.
+
+    Args:
+        refresh_rate: steps between redraws.
+    """
+
+    def __init__(self, refresh_rate: int = 20) -> None:
+        super().__init__(refresh_rate=refresh_rate, leave=True)
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        """The last logged loss and effective rank."""
+        last = pl_module.recorder.last
+        names = {"train/loss": "loss", "rank/effective": "effective rank"}
+        return {short: f"{last[key]:.4g}" for key, short in names.items() if key in last}

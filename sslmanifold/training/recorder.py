@@ -1,0 +1,81 @@
+"""Rows of measurements: to every logger, and kept for the summary and the trajectory."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslmanifold.runs import RunFolder
+
+
+def spread(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Replica means under each key; with S > 1 replicas also ``key_std`` and ``key_r0`` … ``key_r{S−1}``.
+
+    Extremes (keys ending in ``_max``) take the worst replica, not the mean. Values that are not finite are
+    left out.
+    """
+    flat: dict[str, float] = {}
+    for key, value in values.items():
+        numbers = torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(-1)
+        if numbers.numel() > 1:
+            flat[key] = float(numbers.max() if key.endswith("_max") else numbers.mean())
+            flat[f"{key}_std"] = float(numbers.std())
+            flat |= {f"{key}_r{i}": float(number) for i, number in enumerate(numbers)}
+        else:
+            flat[key] = float(numbers[0])
+    return {key: number for key, number in flat.items() if math.isfinite(number)}
+
+
+class Recorder:
+    """Sends one row a logged step to ``metrics.csv`` and Lightning's loggers, and remembers it.
+
+    The whole file is rewritten atomically, at most once a second while training: a reader never sees half a
+    row, and a resumed run continues the same file.
+    """
+
+    def __init__(self, folder: RunFolder | None = None) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self.last: dict[str, float] = {}
+        self._arrays: dict[str, list[np.ndarray]] = {}
+        self._written = 0.0
+
+    def record(self, step: int, values: Mapping[str, Tensor], arrays: Mapping[str, Any], loggers: list) -> None:
+        """Log one row; a step that is already recorded is not recorded twice."""
+        if self.rows and self.rows[-1]["step"] == step:
+            return
+        row = spread(values)
+        self.rows.append({"step": step, **row})
+        self.last = self.last | row
+        for name, array in arrays.items():
+            self._arrays.setdefault(name, []).append(np.asarray(array))
+        for logger in loggers:
+            logger.log_metrics(row, step=step)
+        if time.monotonic() - self._written > 1.0:
+            self.write()
+
+    def write(self) -> None:
+        """Write ``metrics.csv``, if there is a folder to write it to."""
+        if self.folder is not None and self.rows:
+            self.folder.write_metrics(self.rows)
+        self._written = time.monotonic()
+
+    def trajectory(self) -> dict[str, np.ndarray]:
+        """``steps`` (T,) and every array stacked over the rows that have it: (T, …)."""
+        return {"steps": np.array([row["step"] for row in self.rows])} | {k: np.stack(v) for k, v in self._arrays.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "last": dict(self.last),
+            "arrays": {k: torch.from_numpy(np.stack(v)) for k, v in self._arrays.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state["rows"]]
+        self.last = dict(state["last"])
+        self._arrays = {k: list(v.numpy()) for k, v in state["arrays"].items()}

@@ -1,0 +1,39 @@
+"""Is the embedding collapsing? Effective and stable rank, and how feasible the weights are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslmanifold.metrics import effective_rank, stable_rank
+from sslmanifold.training.module import SSLModule
+from sslmanifold.training.observer import Observer
+
+
+@dataclass(kw_only=True)
+class SpectrumMonitor(Observer):
+    """Logs ``rank/effective``, ``rank/stable`` of the training embedding and ``constraint/residual``.
+
+    Attributes:
+        centered: subtract the mean embedding first (the default); False gives RankMe's convention.
+    """
+
+    centered: bool = True
+
+    def measure(self, module: SSLModule) -> dict[str, Tensor]:
+        embedding = module.embedding()
+        return {
+            "rank/effective": effective_rank(embedding, centered=self.centered),
+            "rank/stable": stable_rank(embedding, centered=self.centered),
+            "constraint/residual": module.constraint.residual(list(module.network.weights)),
+        }
+
+    def arrays(self, module: SSLModule) -> dict[str, np.ndarray]:
+        """Singular values of the training embedding, (S, z), as centred as the ranks are."""
+        embedding = module.embedding()
+        if self.centered:
+            embedding = embedding - embedding.mean(-2, keepdim=True)
+        scale = embedding.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        values = torch.linalg.svdvals(embedding / scale) * scale.squeeze(-1)
+        return {"singular_values": values.numpy()}
