@@ -42,6 +42,7 @@ def blow_up_time(moment: Moment, w1: Tensor, w2: Tensor, *, horizon: float | Non
     leading batch dimensions, the earliest. (Balanced rank 1 along v1: T = 1/(4|λ1| |m|) exactly.)
     """
     flow = FreeFlow(moment)
+    flow.step_limit = 0.02  # the time of the blow-up to 1e-9
     state = flow.start(w1, w2)
     norm = spectral_norm(flow.moment)
     size = float(torch.linalg.matrix_norm(state.m, 2).max())

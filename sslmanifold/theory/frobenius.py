@@ -43,6 +43,14 @@ class FrobeniusFlow(GramFlow):
         x22 = torch.where(on2, -rho / self.c2**2, zero)[..., None, None] * _eye_like(h2)
         return Generators(g, alpha1=torch.where(on1, -rho / self.c1**2, zero), x22=x22)
 
+    def _crosses(self, before: GramState, after: GramState) -> bool:
+        def crossed(old: Tensor, new: Tensor, bound: float) -> bool:
+            return bool(((old < bound * (1 - 2 * _ON)) & (new > bound)).any())
+
+        return crossed(_trace(before.h1), _trace(after.h1), self.c1**2) or crossed(
+            _trace(before.h2), _trace(after.h2), self.c2**2
+        )
+
     def _settle(self, state: GramState, moment: Moment) -> GramState:
         m, h1, h2, time = state
         outward = (m * moment_product(moment, m)).sum((-2, -1)) < 0

