@@ -126,7 +126,14 @@ class PairDataModule(lightning.LightningDataModule):
         if device.type == "cpu" or not isinstance(batch, TripletBatch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         if self._on_device is None or self._on_device[0] is not batch:
-            self._on_device = batch, TripletBatch(*(None if t is None else t.to(device) for t in batch))
+            self._on_device = (
+                batch,
+                TripletBatch(
+                    batch.x.to(device),
+                    batch.positives.to(device),
+                    None if batch.negatives is None else batch.negatives.to(device),
+                ),
+            )
         return self._on_device[1]
 
     def _identity(self) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
 
 
 def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, rows, columns) and labels (n,) of ``split`` = ``train`` or ``t10k``; their counts must agree."""
+    """Images (n, rows, columns) and labels (n,) of ``split`` = ``train`` or ``t10k``, of equal count."""
     images = read_idx(folder / f"{split}-images-idx3-ubyte", IMAGES_MAGIC)
     labels = read_idx(folder / f"{split}-labels-idx1-ubyte", LABELS_MAGIC)
     if len(images) != len(labels):
-        raise UserError(f"{folder}: {len(images)} {split} images but {len(labels)} {split} labels")
+        raise UserError(f"{folder}: {len(images)} {split} images but {len(labels)} labels")
     return images, labels

@@ -68,7 +68,7 @@ class IdxImages(PairData):
             absent = f"no {missing[0]} in {raw} ({len(missing)} of {len(FILES)} files missing)"
             raise UserError(
                 f"data={self.name}: {absent}: "
-                f"{where}, or set data.root (or SSLMANIFOLD_DATA) to the folder that holds {self.folder}/raw, "
+                f"{where}, or set data.root (or SSLMANIFOLD_DATA) to the folder of {self.folder}/raw, "
                 "or data.download=true"
             )
         from torchvision import datasets

@@ -25,7 +25,7 @@ def alpha_req(u: Tensor, *, first: int = 1, last: int | None = None, centered: b
 
 
 def power_law_exponent(eigenvalues: Tensor, first: int = 1, last: int | None = None) -> Tensor:
-    """−slope of log λ_i against log i over first ≤ i ≤ last: (…, k) descending → (…,); NaN without two points."""
+    """−slope of log λ_i against log i over first ≤ i ≤ last: (…, k) descending → (…,); or NaN."""
     usable = eigenvalues > _NEGLIGIBLE * eigenvalues[..., :1]
     index = torch.arange(1, eigenvalues.shape[-1] + 1, dtype=torch.float64, device=eigenvalues.device)
     within = (index >= first) & (index <= (eigenvalues.shape[-1] if last is None else last))

@@ -9,7 +9,7 @@ from sslmanifold.metrics.spectrum import SpectralMetric, singular_values
 
 
 def rankme(u: Tensor, eps: float = 1e-7) -> Tensor:
-    """RankMe exp(−Σ p_k log p_k), p_k = σ_k/Σσ + ε, σ the singular values of the embedding matrix, *not* centred.
+    """RankMe exp(−Σ p_k log p_k), p_k = σ_k/Σσ + ε, σ the singular values of the *uncentred* embeddings.
 
     The effective rank of the uncentred matrix but for ε, which lifts a collapsed embedding slightly above
     1; a mean far from the origin counts as a direction. 0 for the zero matrix; NaN where an embedding is
@@ -21,7 +21,7 @@ def rankme(u: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 def smooth_rank(values: Tensor, eps: float) -> Tensor:
-    """exp(−Σ p log p), p = values/Σ values + ε (p is not normalised again): (…, k) → (…,); 0 where all are 0."""
+    """exp(−Σ p log p), p = values/Σ values + ε (p is not normalised again): (…, k) → (…,)."""
     total = values.sum(dim=-1)
     p = values / torch.where(total == 0, 1.0, total)[..., None] + eps
     return torch.where(total == 0, 0.0, torch.exp(-torch.special.xlogy(p, p).sum(dim=-1)))

@@ -55,7 +55,7 @@ def subspace_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pca_overlap(u: Tensor, x: Tensor, components: int | None = None) -> Tensor:
-    """Overlap of an embedding with PCA: of the column spaces of the centred U and of the principal scores of X.
+    """Overlap with PCA: of the column spaces of the centred U and of the principal scores of X.
 
     Both are spaces of functions on the samples, so it holds for any model; for a linear one u = mᵀx it is
     1 exactly where span(m) is the principal subspace, if X has full column rank. ``components`` defaults
