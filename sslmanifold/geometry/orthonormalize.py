@@ -11,6 +11,8 @@ from torch import Tensor
 
 # Taylor coefficients of (1 + e)^(−1/2); the degree used is chosen so that the remainder is below roundoff.
 _SERIES = (1.0, -1 / 2, 3 / 8, -5 / 16, 35 / 128, -63 / 256, 231 / 1024, -429 / 2048, 6435 / 32768)
+# From this many columns on a blocked Gram matrix is quicker on a CPU.
+_BLOCKED = 128
 # Beyond this distance of the scaled Gram matrix from I, Newton–Schulz is not trusted.
 _GUARD = 0.9
 
@@ -28,6 +30,23 @@ def add_to_diagonal(square: Tensor, value: float) -> Tensor:
     """square + value·I for ``(…, p, p)``, in place."""
     torch.diagonal(square, dim1=-2, dim2=-1).add_(value)
     return square
+
+
+def gram_matrix(y: Tensor) -> Tensor:
+    """yᵀy for ``(…, n, p)``. For large p three of the four blocks are computed and one is mirrored."""
+    p = y.shape[-1]
+    if p < _BLOCKED or y.device.type != "cpu":
+        return y.mT @ y
+    h = p // 2
+    out = y.new_empty(*y.shape[:-2], p, p)
+    out[..., :h, :] = y[..., :h].mT @ y  # (…, h, p)
+    out[..., h:, h:] = y[..., h:].mT @ y[..., h:]  # (…, p−h, p−h)
+    out[..., h:, :h] = out[..., :h, h:].mT
+    return out
+
+
+def _multiply(y: Tensor, t: Tensor, out: Tensor | None) -> Tensor:
+    return y @ t if out is None else torch.matmul(y, t, out=out)
 
 
 def _series(e: Tensor, degree: int) -> Tensor:
@@ -72,31 +91,37 @@ def _replace(matrices: Tensor, mask: Tensor, new: Tensor) -> Tensor:
     return out.reshape(matrices.shape)
 
 
-def polar(y: Tensor) -> Tensor:
+def polar(y: Tensor, out: Tensor | None = None) -> Tensor:
     """Orthonormal polar factor y (yᵀy)^(−1/2): the closest matrix with orthonormal columns.
 
     Args:
         y: ``(…, n, p)``, n ≥ p, float32 or float64.
+        out: where to write the result; must not overlap y.
 
     Returns:
         ``(…, n, p)``. The Gram matrix is the actual one, so a y that had drifted is corrected as well.
     """
-    p = y.shape[-1]
-    eps = torch.finfo(y.dtype).eps
-    gram = y.mT @ y  # (…, p, p)
-    e = add_to_diagonal(gram.clone(), -1.0)
+    e = add_to_diagonal(gram_matrix(y), -1.0)  # (…, p, p)
     distance = torch.linalg.matrix_norm(e)  # (…)
     worst = float(distance) if distance.ndim == 0 else float(distance.amax())
     limits = _LIMITS[y.dtype]
     for limit, degree in zip(limits, (2, 4, 8), strict=True):
         if worst <= limit:
-            return y @ _series(e, degree)
-    # Some matrix took a large step: scale each Gram matrix to mean eigenvalue one.
+            return _multiply(y, _series(e, degree), out)
+    new = _polar_of_large_step(y, add_to_diagonal(e, 1.0))
+    return new if out is None else out.copy_(new)
+
+
+def _polar_of_large_step(y: Tensor, gram: Tensor) -> Tensor:
+    """Polar factor where some Gram matrix of the batch is not close to I."""
+    # Scale each Gram matrix to mean eigenvalue one.
+    p = y.shape[-1]
+    eps = torch.finfo(y.dtype).eps
     scale = (torch.diagonal(gram, dim1=-2, dim2=-1).sum(-1) / p)[..., None, None]
     scaled = gram / scale
     distance = torch.linalg.matrix_norm(add_to_diagonal(scaled.clone(), -1.0))
     good = distance < _GUARD  # NaN compares False
-    out = y.new_empty(y.shape)
+    out = torch.full_like(y, torch.nan)
     if bool(good.any()):
         distance = torch.where(good, distance, 0.0)
         scaled = torch.where(good[..., None, None], scaled, torch.eye(p, dtype=y.dtype, device=y.device))
@@ -137,36 +162,42 @@ def _polar_householder(y: Tensor) -> Tensor:
     return torch.where(finite[:, None, None], out, torch.full_like(out, torch.nan))
 
 
-def cholesky_qr(y: Tensor) -> Tensor:
+def cholesky_qr(y: Tensor, out: Tensor | None = None) -> Tensor:
     """Q of the QR decomposition with positive diagonal of R, from the Cholesky factor of yᵀy.
 
     Only meant for y = x + u with u tangent at x: then yᵀy = I + uᵀu, whose smallest eigenvalue is ≥ 1.
 
     Args:
         y: ``(…, n, p)``, n ≥ p, float32 or float64.
+        out: where to write the result; must not overlap y.
 
     Returns:
         ``(…, n, p)`` with orthonormal columns.
     """
     eps = torch.finfo(y.dtype).eps
-    gram = y.mT @ y  # (…, p, p)
+    gram = gram_matrix(y)  # (…, p, p)
     factor, info = torch.linalg.cholesky_ex(gram)
     # λmax/λmin ≤ ‖Gram‖_F here; one pass leaves a residual of about eps·λmax.
     spread = torch.linalg.matrix_norm(add_to_diagonal(gram, -1.0))
     worst = float(spread) if spread.ndim == 0 else float(spread.amax())
     if worst <= 0.5:  # then the factorisation cannot have failed
-        return torch.linalg.solve_triangular(factor.mT, y, upper=True, left=False)
+        return _multiply(y, _inverse_transpose(factor), out)
     good = (spread < 0.01 / eps) & (info == 0)
-    out = y.new_empty(y.shape)
+    new = torch.full_like(y, torch.nan)
     if bool(good.any()):
         eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         factor = torch.where(good[..., None, None], factor, eye)
-        out = torch.linalg.solve_triangular(factor.mT, y, upper=True, left=False)
-        again = torch.linalg.cholesky_ex(out.mT @ out).L
-        out = torch.linalg.solve_triangular(again.mT, out, upper=True, left=False)
+        new = torch.linalg.solve_triangular(factor.mT, y, upper=True, left=False)
+        new = new @ _inverse_transpose(torch.linalg.cholesky_ex(gram_matrix(new)).L)
     if not bool(good.all()):
-        out = _replace(out, ~good, householder_qr(_select(y, ~good)))
-    return out
+        new = _replace(new, ~good, householder_qr(_select(y, ~good)))
+    return new if out is None else out.copy_(new)
+
+
+def _inverse_transpose(factor: Tensor) -> Tensor:
+    """L⁻ᵀ of a well-conditioned lower triangular ``(…, p, p)``; a product with it is quicker than a solve."""
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
+    return torch.linalg.solve_triangular(factor, eye, upper=False).mT
 
 
 def householder_qr(y: Tensor) -> Tensor:

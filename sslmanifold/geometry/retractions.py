@@ -44,3 +44,6 @@ def retract_cayley(x: Tensor, u: Tensor) -> Tensor:
 
 
 RETRACTIONS = {"cholesky_qr": retract_cholesky_qr, "polar": retract_polar, "cayley": retract_cayley}
+
+#: Retractions that orthonormalise x + u, so that a step may form x + u in one go.
+OF_THE_SUM = {"cholesky_qr": cholesky_qr, "polar": polar}

@@ -159,7 +159,10 @@ class RiemannianSGD(geoopt.optim.RiemannianSGD):
             grad = grad.add(x, alpha=group["weight_decay"])
         stiefel = isinstance(manifold, Stiefel)
         if not momentum and max_norm is None and stiefel:
-            new = manifold.gradient_step(x, grad, lr)
+            alone = len(members) == 1 and not (manifold.drifts and group["step"] % CLEANUP == 0)
+            new = manifold.gradient_step(x, grad, lr, out=x.detach() if alone else None)
+            if alone:
+                return
         else:
             grad = manifold.egrad2rgrad(x, grad)
             if max_norm is not None:
