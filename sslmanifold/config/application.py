@@ -1,5 +1,6 @@
 """Runs a command under Hydra and turns a user's mistake into one message."""
 
+import functools
 import os
 import re
 import secrets
@@ -9,9 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from hydra import main as hydra_main
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sslmanifold.config.location import config_dir
 from sslmanifold.errors import UserError
@@ -35,7 +38,9 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
     os.environ["SSLMANIFOLD_RUN_ID"] = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach the handler below instead of being printed half-way
     sys.argv = [f"sslmanifold {command}", *arguments]
-    application = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=command)(task)
+    application = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
+        functools.partial(_job, command, task)
+    )
     try:
         application()
     except UserError as error:
@@ -45,6 +50,23 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
     except KeyboardInterrupt:
         return _complain(command, "interrupted", 130)
     return 0
+
+
+def _job(command: str, task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    """One job. In a sweep a mistake is raised, so that the other jobs go on; alone it ends the program here,
+    before Hydra adds lines of its own."""
+    try:
+        return task(config)
+    except (UserError, MissingMandatoryValue) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        raise SystemExit(_complain(command, _reason(error), EXIT_MISTAKE)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing: set {error.full_key}=…"
+    return str(error)
 
 
 def _complain(command: str, message: str, status: int) -> int:
@@ -66,7 +88,9 @@ def _composition_message(error: Exception, command: str, arguments: list[str]) -
     missing = re.search(r"Could not delete from config\. '([\w.]+)' does not exist", text)
     if missing:
         return _unknown_key(missing.group(1), command, arguments)
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, MissingMandatoryValue):
+        return _reason(error)
+    lines = [line for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     keep = [line for line in lines if not line.startswith(("See http", "Set the environment", "    full_key"))]
     return "\n".join(keep)
 
@@ -90,6 +114,4 @@ def _unknown_key(key: str, command: str, arguments: list[str]) -> str:
     if not OmegaConf.is_dict(node):
         return f"unknown key {name}: {parent or 'the configuration'} has no keys of its own"
     choices = [str(k) for k in node if str(k) not in ("_target_", "hydra")]
-    if parent:
-        return str(unknown_key(parent, leaf, choices))
-    return f"unknown key {leaf}: the top-level keys and groups are {', '.join(sorted(choices))}"
+    return str(unknown_key(parent, leaf, choices))

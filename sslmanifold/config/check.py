@@ -29,8 +29,10 @@ def locate(path: str, where: str) -> Any:
 def unknown_key(where: str, key: str, choices: list[str]) -> UserError:
     """The error for a key that does not exist: the choices, and the nearest of them."""
     near = difflib.get_close_matches(key, choices, n=1)
-    hint = f"; did you mean {where}.{near[0]}?" if near else ""
-    return UserError(f"unknown key {where}.{key}: the keys of {where} are {', '.join(sorted(choices))}{hint}")
+    prefix = f"{where}." if where else ""
+    hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+    owner = f"the keys of {where}" if where else "the top-level keys and groups"
+    return UserError(f"unknown key {prefix}{key}: {owner} are {', '.join(sorted(choices))}{hint}")
 
 
 def _fields(target: Any, skip: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
@@ -103,10 +105,11 @@ def _message(error: ValidationError, where: str) -> str:
             reasons[key].append(reason)
     lines = []
     for key, alternatives in reasons.items():
+        name = f"{where}.{key}" if where else key
         if alternatives == ["field required"]:
-            lines.append(f"{where}.{key} is missing: set {where}.{key}=…")
+            lines.append(f"{name} is missing: set {name}=…")
         else:
-            lines.append(f"{where}.{key}={values[key]} is not valid: {', or '.join(alternatives)}")
+            lines.append(f"{name}={values[key]} is not valid: {', or '.join(alternatives)}")
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ def print_run(run: Run, title: str = "") -> None:
     """Loss, optimum, effective rank, ODE deviation, residual and where the run folder is."""
     summary = run.summary
     choices = ", ".join(f"{key}={summary[key]}" for key in ("data", "model", "loss", "constraint", "seed"))
-    table = Table(title=title or None, caption=choices, show_header=False, title_justify="left")
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     status = {"completed": "green", "diverged": "yellow"}.get(summary["status"], "red")
@@ -43,6 +43,7 @@ def print_run(run: Run, title: str = "") -> None:
         table.add_row(name, value)
     table.add_row("seconds", f"{summary['wall_seconds']:.1f}")
     console = Console()
+    console.print(f"{title}\n{choices}".strip(), highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     if summary.get("reason"):
         console.print(f"{summary['status']}: {summary['reason']}", highlight=False, markup=False, soft_wrap=True)

@@ -34,7 +34,7 @@ class Experiment:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         top = {key: value for key, value in config.items() if key not in GROUPS}
-        self.options = run_options(**validated(run_options, top, "run"))
+        self.options = run_options(**validated(run_options, top, ""))
         torch.set_num_threads(self.options["threads"])
         trainer = dict(config["trainer"])
         self.trainer_options = trainer_options(**validated(trainer_options, trainer, "trainer"))
@@ -106,11 +106,9 @@ class Experiment:
 
     def _module(self, spec: Any) -> SSLModule:
         seed = self.options["seed"]
-        generators = []
-        for replica in range(self.options["replicas"]):
-            # one stream per (seed, replica): replica 0 of many is the single run of the same seed
-            entropy = np.random.SeedSequence([seed, replica]).generate_state(2, np.uint32)
-            generators.append(torch.Generator().manual_seed(int(entropy[0]) * 2**31 + int(entropy[1] >> 1)))
+        # one stream per (seed, replica): replica 0 of many is the single run of the same seed
+        streams = np.random.SeedSequence(seed).spawn(self.options["replicas"])
+        generators = [torch.Generator().manual_seed(int(s.generate_state(1, np.uint64)[0] >> 1)) for s in streams]
         samples = self.datamodule.samples
         network = spec.build(
             self.datamodule.dim,

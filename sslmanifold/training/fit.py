@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, RunFolder, atomic
@@ -78,8 +79,8 @@ class _Training:
                 trainer.fit(self.module, datamodule=experiment.datamodule)
             status, reason = self._outcome(stopped)
             self.module.recorder.write()
-            with atomic(self.folder.checkpoint) as temporary:
-                trainer.save_checkpoint(temporary)
+            with atomic(self.folder.checkpoint) as temporary, quiet_lightning():
+                trainer.save_checkpoint(temporary, weights_only=False)
             self._write_trajectory(first)
             self._write_summary(status, reason)
             for callback in experiment.callbacks:
@@ -95,19 +96,20 @@ class _Training:
 
     def _trainer(self, loggers: list) -> lightning.Trainer:
         bar = any(isinstance(c, lightning.pytorch.callbacks.ProgressBar) for c in self.experiment.callbacks)
+        options = {
+            "max_epochs": 1,  # the loader yields exactly max_steps batches as one epoch
+            "logger": loggers or False,
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+            "enable_progress_bar": bar,
+            "callbacks": self.experiment.callbacks,
+            "default_root_dir": self.folder.path,
+        }
         with quiet_lightning():
-            return lightning.Trainer(
-                **{
-                    "max_epochs": -1,
-                    "logger": loggers or False,
-                    "enable_checkpointing": False,
-                    "enable_model_summary": False,
-                    "enable_progress_bar": bar,
-                    "callbacks": self.experiment.callbacks,
-                    "default_root_dir": self.folder.path,
-                    **self.experiment.trainer_options,
-                }
-            )
+            try:
+                return lightning.Trainer(**(options | self.experiment.trainer_options))
+            except (ValueError, TypeError, MisconfigurationException) as error:
+                raise UserError(f"trainer: {error}") from error
 
     def _outcome(self, stopped: list[int]) -> tuple[str, str]:
         module = self.module

@@ -66,6 +66,7 @@ class WandB(RunLogger):
     def open(self, run_dir: Path, config: dict[str, Any], tags: dict[str, str]) -> list[Logger]:
         if self.mode == "disabled":
             return []
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
@@ -107,7 +108,7 @@ class WandB(RunLogger):
 
 
 def _account_configured() -> bool:
-    """Whether a key is at hand, found without asking the network or the user."""
+    """Whether W&B finds a key, without asking the user for one."""
     import wandb
 
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)

@@ -15,8 +15,11 @@ class ProgressBar(RichProgressBar):
     def __init__(self, refresh_rate: int = 20) -> None:
         super().__init__(refresh_rate=refresh_rate, leave=True)
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"  # one epoch holds every step, so its number says nothing
+
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
         """The last logged loss and effective rank."""
         last = pl_module.recorder.last
-        names = {"train/loss": "loss", "rank/effective": "effective rank"}
+        names = {"train/loss": "loss", "rank/effective": "rank"}
         return {short: f"{last[key]:.4g}" for key, short in names.items() if key in last}
