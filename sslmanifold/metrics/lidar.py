@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sslmanifold.metrics.rankme import smooth_rank
-from sslmanifold.metrics.spectrum import triangular_factor
+from sslmanifold.metrics.triangular import accumulate, accumulated
 
 
 def lidar(views: Tensor, *, delta: float = 1e-4, eps: float = 1e-8) -> Tensor:
@@ -76,8 +76,8 @@ class LiDAR(Metric):
     def __init__(self, *, delta: float = 1e-4, eps: float = 1e-8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.delta, self.eps = delta, eps
-        self.add_state("between", default=[], dist_reduce_fx=None)
-        self.add_state("within", default=[], dist_reduce_fx=None)
+        self.add_state("between", default=[], dist_reduce_fx="cat")
+        self.add_state("within", default=[], dist_reduce_fx="cat")
         self.add_state("samples", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("views", default=torch.tensor(0), dist_reduce_fx="sum")
 
@@ -86,13 +86,13 @@ class LiDAR(Metric):
         views = views.detach().to(torch.float64)
         means = views.mean(dim=-2)
         rows = torch.cat([torch.ones_like(means[..., :1]), means], dim=-1)  # (…, n, 1 + z)
-        self.between = [triangular_factor(torch.cat([*self.between, rows], dim=-2))]
-        self.within = [triangular_factor(torch.cat([*self.within, _deviations(views)], dim=-2))]
+        self.between = accumulate(self.between, rows)
+        self.within = accumulate(self.within, _deviations(views))
         self.samples = self.samples + views.shape[-3]
         self.views = self.views + views.shape[-3] * views.shape[-2]
 
     def compute(self) -> Tensor:
         """LiDAR of all samples so far, (…,)."""
-        between = triangular_factor(torch.cat(list(self.between), dim=-2))[..., 1:, 1:]
-        within = torch.cat(list(self.within), dim=-2)
+        between = accumulated(self.between)[..., 1:, 1:]
+        within = accumulated(self.within)
         return _from_factors(between / self.samples.sqrt(), within / self.views.sqrt(), self.delta, self.eps)

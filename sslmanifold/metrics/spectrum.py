@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from sslmanifold.metrics.triangular import accumulate, accumulated
+
 # A spread smaller than this fraction of the largest entry is rounding: the embeddings are one point.
 COLLAPSED = 1e-13
 
@@ -42,11 +44,6 @@ def _flag(values: Tensor, finite: Tensor) -> Tensor:
     return torch.where(finite, values, torch.nan)
 
 
-def triangular_factor(rows: Tensor) -> Tensor:
-    """R of a QR decomposition: (…, n, k) → (…, min(n, k), k), with RᵀR = AᵀA."""
-    return torch.linalg.qr(rows, mode="r").R
-
-
 class SpectralMetric(Metric, ABC):
     """A number computed from the singular values of all embeddings seen, (…, n, z) in batches along n.
 
@@ -66,7 +63,7 @@ class SpectralMetric(Metric, ABC):
     def __init__(self, *, centered: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.centered = centered
-        self.add_state("factors", default=[], dist_reduce_fx=None)
+        self.add_state("factors", default=[], dist_reduce_fx="cat")
         self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
 
     @abstractmethod
@@ -78,12 +75,12 @@ class SpectralMetric(Metric, ABC):
         u = u.detach().to(torch.float64)
         if self.centered:
             u = torch.cat([torch.ones_like(u[..., :1]), u], dim=-1)  # (…, n, 1 + z)
-        self.factors = [triangular_factor(torch.cat([*self.factors, u], dim=-2))]
+        self.factors = accumulate(self.factors, u)
         self.count += u.shape[-2]
 
     def compute(self) -> Tensor:
         """The metric over all embeddings so far, (…,)."""
-        factor = triangular_factor(torch.cat(list(self.factors), dim=-2))
+        factor = accumulated(self.factors)
         finite = torch.isfinite(factor).all(dim=-1).all(dim=-1)[..., None]
         factor = torch.where(finite[..., None], factor, 0.0)
         columns = factor[..., 1:] if self.centered else factor  # (…, 1 + z, z)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from sslmanifold.metrics.spectrum import triangular_factor
+from sslmanifold.metrics.triangular import accumulate, accumulated
 
 
 def orthonormal_basis(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ class PCAOverlap(Metric):
         super().__init__(**kwargs)
         self.components = components
         self.features = 0
-        self.add_state("factors", default=[], dist_reduce_fx=None)
+        self.add_state("factors", default=[], dist_reduce_fx="cat")
 
     def update(self, u: Tensor, x: Tensor) -> None:
         """Adds embeddings (…, n, z) and the data they embed, (n, d) or (…, n, d)."""
@@ -99,11 +99,11 @@ class PCAOverlap(Metric):
         x = x.expand(*u.shape[:-1], x.shape[-1])
         self.features = x.shape[-1]
         rows = torch.cat([torch.ones_like(u[..., :1]), x, u], dim=-1)
-        self.factors = [triangular_factor(torch.cat([*self.factors, rows], dim=-2))]
+        self.factors = accumulate(self.factors, rows)
 
     def compute(self) -> Tensor:
         """Overlap over all samples so far, (…,)."""
-        factor = triangular_factor(torch.cat(list(self.factors), dim=-2))[..., 1:, 1:]
+        factor = accumulated(self.factors)[..., 1:, 1:]
         x, u = factor[..., : self.features], factor[..., self.features :]
         return subspace_overlap(u, _scores(x, self.components or u.shape[-1]))
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 _CHUNK_VALUES = 4 * 2**20  # distances held at a time
 
@@ -54,12 +55,12 @@ class Uniformity(Metric):
     def __init__(self, *, t: float = 2.0, normalize: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.t, self.normalize = t, normalize
-        self.add_state("embeddings", default=[], dist_reduce_fx=None)
+        self.add_state("embeddings", default=[], dist_reduce_fx="cat")
 
     def update(self, u: Tensor) -> None:
         """Adds embeddings (…, n, z)."""
-        self.embeddings.append(u.detach().to(torch.float64))
+        self.embeddings.append(u.detach().to(torch.float64).movedim(-2, 0))  # (n, …, z), for "cat"
 
     def compute(self) -> Tensor:
         """Uniformity of all embeddings so far, (…,)."""
-        return uniformity(torch.cat(list(self.embeddings), dim=-2), t=self.t, normalize=self.normalize)
+        return uniformity(dim_zero_cat(self.embeddings).movedim(0, -2), t=self.t, normalize=self.normalize)

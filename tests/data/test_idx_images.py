@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslmanifold.data import MNIST
+from sslmanifold.data import KMNIST, MNIST, FashionMNIST
 from sslmanifold.data.idx import FILES
 from sslmanifold.data.idx_images import data_root
 from sslmanifold.errors import UserError
@@ -130,6 +130,17 @@ def test_download_fills_the_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.MNIST, "download", lambda self: write(Path(self.root)))
     assert MNIST(root=str(tmp_path), download=True).load().n == 12
+
+
+@pytest.mark.parametrize("kind", [MNIST, FashionMNIST, KMNIST])
+def test_relatives_share_the_format_under_their_own_folder(tmp_path, kind):
+    from torchvision import datasets
+
+    raw = write(tmp_path)
+    raw.parent.rename(tmp_path / kind.folder)
+    assert Path(getattr(datasets, kind.folder)(tmp_path).raw_folder) == tmp_path / kind.folder / "raw"
+    samples = kind(root=str(tmp_path)).load()
+    assert (samples.n, samples.name) == (12, kind.name)
 
 
 @real
