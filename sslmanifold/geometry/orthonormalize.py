@@ -101,33 +101,31 @@ def polar(y: Tensor, out: Tensor | None = None) -> Tensor:
     Returns:
         ``(…, n, p)``. The Gram matrix is the actual one, so a y that had drifted is corrected as well.
     """
-    e = add_to_diagonal(gram_matrix(y), -1.0)  # (…, p, p)
+    gram = gram_matrix(y)  # (…, p, p)
+    # Scaled to mean eigenvalue one, so that a step that only stretches counts as no step.
+    scale = torch.diagonal(gram, dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    e = add_to_diagonal(gram / scale, -1.0)
     distance = torch.linalg.matrix_norm(e)  # (…)
     worst = float(distance) if distance.ndim == 0 else float(distance.amax())
-    limits = _LIMITS[y.dtype]
-    for limit, degree in zip(limits, (2, 4, 8), strict=True):
+    for limit, degree in zip(_LIMITS[y.dtype], (2, 4, 8), strict=True):
         if worst <= limit:
-            return _multiply(y, _series(e, degree), out)
-    new = _polar_of_large_step(y, add_to_diagonal(e, 1.0))
+            return _multiply(y, _series(e, degree).mul_(scale.rsqrt()), out)
+    new = _polar_of_large_step(y, e, scale, distance)
     return new if out is None else out.copy_(new)
 
 
-def _polar_of_large_step(y: Tensor, gram: Tensor) -> Tensor:
-    """Polar factor where some Gram matrix of the batch is not close to I."""
-    # Scale each Gram matrix to mean eigenvalue one.
-    p = y.shape[-1]
-    eps = torch.finfo(y.dtype).eps
-    scale = (torch.diagonal(gram, dim1=-2, dim2=-1).sum(-1) / p)[..., None, None]
-    scaled = gram / scale
-    distance = torch.linalg.matrix_norm(add_to_diagonal(scaled.clone(), -1.0))
+def _polar_of_large_step(y: Tensor, e: Tensor, scale: Tensor, distance: Tensor) -> Tensor:
+    """Polar factor where some scaled Gram matrix I + e of the batch is not close to I."""
     good = distance < _GUARD  # NaN compares False
     out = torch.full_like(y, torch.nan)
     if bool(good.any()):
-        distance = torch.where(good, distance, 0.0)
-        scaled = torch.where(good[..., None, None], scaled, torch.eye(p, dtype=y.dtype, device=y.device))
-        out = y @ (_newton_schulz(scaled, float(distance.amax()), eps) / scale.sqrt())
-        # (yᵀy)^(−1/2) has error eps·cond: one more cheap pass on what is now almost orthonormal.
-        out = out @ _first_order(out)
+        e = torch.where(good[..., None, None], e, torch.zeros_like(e))
+        worst = float(torch.where(good, distance, 0.0).amax())
+        root = _newton_schulz(add_to_diagonal(e, 1.0), worst, torch.finfo(y.dtype).eps)
+        out = y @ root.mul_(scale.rsqrt())
+        if worst > 0.4:
+            # (yᵀy)^(−1/2) has error eps·cond: one more cheap pass on what is now almost orthonormal.
+            out = out @ _first_order(out)
     if not bool(good.all()):
         out = _replace(out, ~good, _polar_householder(_select(y, ~good)))
     return out

@@ -27,9 +27,9 @@ def top_singular(x: Tensor, *, tolerance: float | None = None) -> tuple[Tensor, 
     """σ₁² and the right singular vector v₁: xᵀx v₁ = σ₁² v₁.
 
     Lanczos with full reorthogonalisation on the small Gram matrix, certified by a Cholesky factorisation; a
-    dense eigendecomposition when the matrix is small, or where the certificate fails. If σ₁ is tied, v₁ is one unit vector of its
-    eigenspace; ties are no difficulty. Deterministic: the starting vector is fixed. No gradient flows:
-    differentiate ‖x v₁‖² with v₁ held fixed.
+    dense eigendecomposition when the matrix is small, or where the certificate fails. If σ₁ is tied, v₁ is
+    one unit vector of its eigenspace; ties are no difficulty. Deterministic: the starting vector is fixed.
+    No gradient flows: differentiate ‖x v₁‖² with v₁ held fixed.
 
     Args:
         x: ``(…, n, p)``, any aspect ratio; the leading dimensions are a batch.
