@@ -1,20 +1,30 @@
-"""Exact learning dynamics of self-supervised linear models: equation → function. torch, NumPy and SciPy only."""
+"""Exact learning dynamics of self-supervised linear models, equation by function. torch, NumPy and SciPy only."""
 
 from sslmanifold.theory.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flow import Flow, FlowBlowUp
 from sslmanifold.theory.flows import orthogonal_flow
+from sslmanifold.theory.free import FreeFlow, blow_up_time
+from sslmanifold.theory.frobenius import FrobeniusFlow, FrobeniusScaledFlow
+from sslmanifold.theory.kernels import empirical_ntk, kernel_dynamics, linear_dynamics
 from sslmanifold.theory.limits import (
     default_step,
+    frobenius_optimum,
     largest_stable_step,
     limit_rank,
     limit_subspace,
+    operator_norm_optimum,
     optimum,
     rates,
     steps_to_tolerance,
     time_to_tolerance,
 )
+from sslmanifold.theory.linearity import linearity_gap, linearity_scan
 from sslmanifold.theory.moments import MomentAccumulator, cross_moment, eigenbasis
+from sslmanifold.theory.operator import MomentOperator
+from sslmanifold.theory.operator_norm import OperatorNormFlow
 from sslmanifold.theory.orthogonal import OrthogonalFlow
+from sslmanifold.theory.product import ProductFlow, project_product
+from sslmanifold.theory.scaled import ScaledFlow
 from sslmanifold.theory.solve import solve
 from sslmanifold.theory.state import FrameState, GramState, State, gram_state
 from sslmanifold.theory.trajectory import Trajectory
@@ -24,20 +34,36 @@ __all__ = [
     "Flow",
     "FlowBlowUp",
     "FrameState",
+    "FreeFlow",
+    "FrobeniusFlow",
+    "FrobeniusScaledFlow",
     "GramState",
     "MomentAccumulator",
+    "MomentOperator",
+    "OperatorNormFlow",
     "OrthogonalFlow",
+    "ProductFlow",
+    "ScaledFlow",
     "State",
     "Trajectory",
+    "blow_up_time",
     "cross_moment",
     "default_step",
     "eigenbasis",
+    "empirical_ntk",
+    "frobenius_optimum",
     "gram_state",
+    "kernel_dynamics",
     "largest_stable_step",
     "limit_rank",
     "limit_subspace",
+    "linear_dynamics",
+    "linearity_gap",
+    "linearity_scan",
+    "operator_norm_optimum",
     "optimum",
     "orthogonal_flow",
+    "project_product",
     "rates",
     "solve",
     "steps_to_tolerance",

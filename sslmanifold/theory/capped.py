@@ -1,9 +1,8 @@
 """Flows whose constraint caps singular values, where ties are the rule: operator-norm balls and the scaled loss.
 
 At a Haar start every singular value of W1 sits on the cap at once, and the tangent cone there is that of the cone of
-positive semidefinite matrices. A Runge–Kutta step has no active set to work with, so the step here is the one that
-training makes: move, then cap the spectrum (Moreau's catching-up scheme, first order whatever the ties), written in
-the Gram variables; then Richardson's extrapolation from steps dt and dt/2 takes the first order away.
+positive semidefinite matrices; `extrapolate` says how such flows are stepped. H1 stays flat outside a few directions,
+so that a step costs O(d (r + 2z)²) with r around ten or twenty, not a d×d eigenproblem.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslmanifold.errors import UserError
-from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.extrapolate import ExtrapolatedFlow
 from sslmanifold.theory.moment_product import Moment, moment_product
-from sslmanifold.theory.state import gram_state
+from sslmanifold.theory.state import GramState
 
 # Eigenvalues this close to the cap (relative) are on it and leave the stored basis.
 _AT_CAP = 1e-12
@@ -34,7 +32,7 @@ class Spiked(NamedTuple):
         return self.base * x + self.u @ ((self.sigma - self.base)[:, None] * (self.u.mT @ x))
 
 
-class Layers(NamedTuple):
+class Run(NamedTuple):
     """One run's (m, H1, H2), H1 spiked."""
 
     m: Tensor
@@ -42,69 +40,50 @@ class Layers(NamedTuple):
     h2: Tensor
 
 
-class CappedState(NamedTuple):
-    """Two solutions of step dt and dt/2 for each run, whose extrapolation 2·fine − coarse is the state."""
+class Runs(NamedTuple):
+    """Independent runs and the leading shape that they fill; solved in turn, since their ranks r differ."""
 
-    coarse: tuple[Layers, ...]
-    fine: tuple[Layers, ...]
+    runs: tuple[Run, ...]
     batch: tuple[int, ...]
-    time: float = 0.0
 
     @property
     def m(self) -> Tensor:
-        """The map (…, d, z), extrapolated."""
-        maps = [2 * f.m - c.m for c, f in zip(self.coarse, self.fine, strict=True)]
+        """(…, d, z)."""
         if not self.batch:
-            return maps[0]
-        return torch.stack(maps).reshape(*self.batch, *maps[0].shape)
+            return self.runs[0].m
+        return torch.stack([run.m for run in self.runs]).reshape(*self.batch, *self.runs[0].m.shape)
 
 
-class CappedFlow(Flow[CappedState]):
+class CappedFlow(ExtrapolatedFlow[Runs]):
     """Base: W1 and W2 move along their free gradients and then have their singular values capped."""
 
-    step_limit = 0.1
+    def _begin(self, gram: GramState) -> Runs:
+        singles = zip(*(x.reshape(-1, *x.shape[-2:]) for x in gram[:3]), strict=True)
+        return Runs(tuple(self._settle(m, h1, h2) for m, h1, h2 in singles), tuple(gram.m.shape[:-2]))
 
-    def start(self, *weights: Tensor) -> CappedState:
-        """State of W1 (…, h, d), W2 (…, h, z) at time 0: any widths; leading batch dimensions are solved in turn."""
-        if len(weights) != 2:
-            raise UserError(f"{len(weights)} weights: this flow is that of a two-layer net, give W1 and W2")
-        gram = gram_state(*weights)
-        batch = tuple(gram.m.shape[:-2])
-        runs = zip(*(x.reshape(-1, *x.shape[-2:]) for x in gram[:3]), strict=True)
-        layers = tuple(self._settle(m, h1, h2) for m, h1, h2 in runs)
-        return CappedState(layers, layers, batch)
+    def _move(self, layers: Runs, dt: float, moment: Moment) -> Runs:
+        return Runs(tuple(self._move_run(run, dt, moment) for run in layers.runs), layers.batch)
 
     @abstractmethod
-    def _settle(self, m: Tensor, h1: Tensor, h2: Tensor) -> Layers:
+    def _settle(self, m: Tensor, h1: Tensor, h2: Tensor) -> Run:
         """The spiked state of dense Gram matrices, put on the constraint."""
 
     @abstractmethod
-    def _speed(self, layers: Layers) -> Tensor:
+    def _speed(self, run: Run) -> Tensor:
         """s in g = −2 s C m."""
 
     @abstractmethod
-    def _caps(self, layers: Layers, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
+    def _caps(self, run: Run, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
         """How W1's and W2's squared singular values are capped at the end of this step."""
 
-    def _step(self, state: CappedState, dt: float, moment: Moment) -> CappedState:
-        def fine(layers: Layers) -> Layers:
-            return self._move(self._move(layers, dt / 2, moment), dt / 2, moment)
-
-        return CappedState(
-            tuple(self._move(layers, dt, moment) for layers in state.coarse),
-            tuple(fine(layers) for layers in state.fine),
-            state.batch,
-            state.time + dt,
-        )
-
-    def _move(self, layers: Layers, dt: float, moment: Moment) -> Layers:
+    def _move_run(self, run: Run, dt: float, moment: Moment) -> Run:
         """One training step of size dt in Gram variables: W1 += dt W2 gᵀ, W2 += dt W1 g, cap both spectra."""
-        m, h1, h2 = layers
+        m, h1, h2 = run
         z = m.shape[1]
         cm = moment_product(moment, m)
-        g = -2 * self._speed(layers) * cm
+        g = -2 * self._speed(run) * cm
         h1g, mg = h1 @ g, m.mT @ g
-        cap1, cap2 = self._caps(layers, (m * cm).sum(), dt)
+        cap1, cap2 = self._caps(run, (m * cm).sum(), dt)
 
         directions = torch.cat([m, g], 1)  # (d, 2z)
         basis = _extend(h1.u, directions)  # (d, k)
@@ -128,7 +107,7 @@ class CappedFlow(Flow[CappedState]):
         moved = base_factor * moved + u @ ((factor - base_factor)[:, None] * (u.mT @ moved))
         moved = (moved @ v) * factor2 @ v.mT
         kept = (squared - base).abs() > _AT_CAP * base
-        return Layers(moved, Spiked(base, u[:, kept], squared[kept]), (v * squared2) @ v.mT)
+        return Run(moved, Spiked(base, u[:, kept], squared[kept]), (v * squared2) @ v.mT)
 
 
 class Cap:

@@ -17,6 +17,7 @@ from sslmanifold.theory.moment_product import (
     estimate_norm,
     moment_features,
     moment_product,
+    spectral_norm,
 )
 from sslmanifold.theory.state import State
 from sslmanifold.theory.trajectory import Trajectory
@@ -79,7 +80,7 @@ class Flow(ABC, Generic[S]):
         if moment is None:
             moment = self.moment
             if self._norm == 0.0:
-                self._norm = estimate_norm(moment, iterations=30)
+                self._norm = spectral_norm(moment)
             norm = self._norm
         else:
             norm = estimate_norm(moment)

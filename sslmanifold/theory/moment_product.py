@@ -24,6 +24,9 @@ class LinearMoment(Protocol):
 
 Moment = Tensor | LinearMoment
 
+# Largest d whose norm is taken from a full spectrum.
+_DENSE = 1024
+
 
 def as_moment(moment: Moment) -> Moment:
     """Check C: 1-D eigenvalues (d,), dense symmetric (…, d, d) or an operator; tensors become float64."""
@@ -51,11 +54,13 @@ def moment_features(moment: Moment) -> int:
 
 
 def spectral_norm(moment: Moment) -> float:
-    """‖C‖₂ = max |λ_i|; the largest over leading dimensions."""
+    """‖C‖₂ = max |λ_i|; the largest over leading dimensions (estimated from above when d > 1024)."""
     if not isinstance(moment, Tensor):
         return moment.norm()
     if moment.ndim == 1:
         return float(moment.abs().max())
+    if moment.shape[-1] > _DENSE:
+        return estimate_norm(moment, iterations=30)
     return float(torch.linalg.eigvalsh(moment).abs().max())
 
 

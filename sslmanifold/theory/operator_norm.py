@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslmanifold.theory.capped import Cap, CappedFlow, Layers, spiked
+from sslmanifold.theory.capped import Cap, CappedFlow, Run, spiked
 from sslmanifold.theory.frobenius import check_radius
 from sslmanifold.theory.limits import operator_norm_optimum
 from sslmanifold.theory.moment_product import Moment
@@ -31,7 +31,7 @@ class OperatorNormFlow(CappedFlow):
         check_radius("c2", c2)
         self.c1, self.c2 = float(c1), float(c2)
 
-    def _settle(self, m: Tensor, h1: Tensor, h2: Tensor) -> Layers:
+    def _settle(self, m: Tensor, h1: Tensor, h2: Tensor) -> Run:
         s1, u = torch.linalg.eigh(h1)
         s2, v = torch.linalg.eigh(h2)
         bound1, bound2 = m.new_tensor(self.c1**2), m.new_tensor(self.c2**2)
@@ -39,12 +39,12 @@ class OperatorNormFlow(CappedFlow):
         factor1 = (bound1 / torch.maximum(s1, bound1)).sqrt()
         factor2 = (bound2 / torch.maximum(s2, bound2)).sqrt()
         m = u @ (factor1[:, None] * (u.mT @ m @ v) * factor2) @ v.mT
-        return Layers(m, spiked((u * capped1) @ u.mT, bound1), (v * capped2) @ v.mT)
+        return Run(m, spiked((u * capped1) @ u.mT, bound1), (v * capped2) @ v.mT)
 
-    def _speed(self, layers: Layers) -> Tensor:
-        return layers.m.new_ones(())
+    def _speed(self, run: Run) -> Tensor:
+        return run.m.new_ones(())
 
-    def _caps(self, layers: Layers, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
+    def _caps(self, run: Run, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
         return Fixed(self.c1**2), Fixed(self.c2**2)
 
     @property

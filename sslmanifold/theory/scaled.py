@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslmanifold.theory.capped import Cap, CappedFlow, CappedState, Layers, spiked
+from sslmanifold.theory.capped import Cap, CappedFlow, Run, Runs, spiked
+from sslmanifold.theory.extrapolate import ExtrapolatedState
 from sslmanifold.theory.limits import operator_norm_optimum
 
 
@@ -20,39 +21,40 @@ class ScaledFlow(CappedFlow):
 
     name = "scaled"
 
-    def _settle(self, m: Tensor, h1: Tensor, h2: Tensor) -> Layers:
+    def _settle(self, m: Tensor, h1: Tensor, h2: Tensor) -> Run:
         top = torch.linalg.eigvalsh(h1)[-1]
-        return Layers(m, spiked(h1, top), h2)
+        return Run(m, spiked(h1, top), h2)
 
-    def _tops(self, layers: Layers) -> tuple[Tensor, Tensor]:
-        s1 = layers.h1.base
-        if layers.h1.sigma.numel():
+    def _tops(self, run: Run) -> tuple[Tensor, Tensor]:
+        s1 = run.h1.base
+        if run.h1.sigma.numel():
             # Nothing is at the base when U is complete.
-            complete = layers.h1.u.shape[1] == layers.h1.u.shape[0]
-            s1 = layers.h1.sigma.max() if complete else torch.maximum(s1, layers.h1.sigma.max())
-        return s1, torch.linalg.eigvalsh(layers.h2)[-1]
+            complete = run.h1.u.shape[1] == run.h1.u.shape[0]
+            s1 = run.h1.sigma.max() if complete else torch.maximum(s1, run.h1.sigma.max())
+        return s1, torch.linalg.eigvalsh(run.h2)[-1]
 
-    def _speed(self, layers: Layers) -> Tensor:
-        s1, s2 = self._tops(layers)
+    def _speed(self, run: Run) -> Tensor:
+        s1, s2 = self._tops(run)
         return 1 / (s1 * s2)
 
-    def _caps(self, layers: Layers, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
-        s1, s2 = self._tops(layers)
+    def _caps(self, run: Run, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
+        s1, s2 = self._tops(run)
         budget = 2 * dt * loss / (s1 * s2)
         return Shrunk(budget / s1), Shrunk(budget / s2)
 
-    def _stiffness(self, state: CappedState) -> float:
-        return max(2 * float(1 / s1 + 1 / s2) for s1, s2 in map(self._tops, state.fine))
+    def _stiffness(self, state: ExtrapolatedState[Runs]) -> float:
+        return max(2 * float(1 / s1 + 1 / s2) for s1, s2 in map(self._tops, state.fine.runs))
 
-    def loss(self, state: CappedState) -> Tensor:
+    def loss(self, state: ExtrapolatedState[Runs]) -> Tensor:
         """Tr(mᵀCm)/(‖W1‖₂² ‖W2‖₂²), the objective as differentiated, extrapolated like m: (…)."""
 
-        def scaled(layers: tuple[Layers, ...]) -> Tensor:
-            maps = torch.stack([run.m for run in layers])
-            tops = torch.stack([torch.stack(self._tops(run)).prod() for run in layers])
-            return super(ScaledFlow, self).loss(CappedState(layers, layers, (len(maps),))) / tops
+        def scaled(layers: Runs) -> Tensor:
+            tops = torch.stack([torch.stack(self._tops(run)).prod() for run in layers.runs])
+            return super(ScaledFlow, self).loss(ExtrapolatedState(layers, layers)) / tops.reshape(
+                layers.batch
+            )
 
-        return (2 * scaled(state.fine) - scaled(state.coarse)).reshape(state.batch)
+        return 2 * scaled(state.fine) - scaled(state.coarse)
 
     def optimum(self, embedding: int, hidden: int | None = None) -> Tensor:
         """Σ_{i ≤ min(z, m)} λ_i (Prop. 3), for h ≥ min(z, m)."""

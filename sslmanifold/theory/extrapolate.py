@@ -1,0 +1,70 @@
+"""Flows whose constraint is a projection with kinks: step as training does, then extrapolate the step away.
+
+Where singular values reach a cap, tie and leave it, a Runge–Kutta step has no fixed active set to work with. The step
+here is the one that training makes (move, then project: Moreau's catching-up scheme), exactly, in width-free
+variables; it is first order whatever the ties. Two solutions, of steps dt and dt/2, are carried side by side and
+2·fine − coarse (Richardson) is second order.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor
+
+from sslmanifold.errors import UserError
+from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.moment_product import Moment
+from sslmanifold.theory.state import GramState, gram_state
+
+
+class Layers(Protocol):
+    """The width-free state of one solution: anything with the map m (…, d, z)."""
+
+    @property
+    def m(self) -> Tensor: ...
+
+
+L = TypeVar("L", bound=Layers)
+
+
+class ExtrapolatedState(NamedTuple, Generic[L]):
+    """Two solutions, of step dt and of step dt/2; the state is their extrapolation."""
+
+    coarse: L
+    fine: L
+    time: float = 0.0
+
+    @property
+    def m(self) -> Tensor:
+        """The map (…, d, z), 2·fine − coarse."""
+        return 2 * self.fine.m - self.coarse.m
+
+
+class ExtrapolatedFlow(Flow[ExtrapolatedState[L]], Generic[L]):
+    """Base of the flows that are stepped by their own training step."""
+
+    # One step (three training steps' work) at the default learning rate 1/(20‖C‖).
+    step_limit = 0.22
+
+    def start(self, *weights: Tensor) -> ExtrapolatedState[L]:
+        """State of W1 (…, h, d), W2 (…, h, z) at time 0, any widths, put on the constraint first."""
+        if len(weights) != 2:
+            raise UserError(f"{len(weights)} weights: this flow is that of a two-layer net, give W1 and W2")
+        layers = self._begin(gram_state(*weights))
+        return ExtrapolatedState(layers, layers)
+
+    @abstractmethod
+    def _begin(self, gram: GramState) -> L:
+        """The solution's state at the start, projected onto the constraint."""
+
+    @abstractmethod
+    def _move(self, layers: L, dt: float, moment: Moment) -> L:
+        """One training step of size dt: both layers along their gradients at once, then projected."""
+
+    def _step(self, state: ExtrapolatedState[L], dt: float, moment: Moment) -> ExtrapolatedState[L]:
+        middle = self._move(state.fine, dt / 2, moment)
+        return ExtrapolatedState(
+            self._move(state.coarse, dt, moment), self._move(middle, dt / 2, moment), state.time + dt
+        )
