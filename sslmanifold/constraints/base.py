@@ -57,7 +57,7 @@ class Constraint(ABC):
         ]
 
     def objective(self, loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        """What is differentiated, given the loss (replicas,): the loss itself unless the constraint scales it."""
+        """What is differentiated, (replicas,): the loss itself unless the constraint scales it."""
         return loss
 
     def residual(self, weights: Sequence[Tensor]) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 from sslmanifold.constraints.base import Constraint
 from sslmanifold.constraints.shape import NetworkShape
 from sslmanifold.geometry import FrobeniusBall
+from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.frobenius import FrobeniusFlow
 
 
 @dataclass(kw_only=True)
@@ -31,6 +33,9 @@ class Frobenius(Constraint):
     @property
     def step_scale(self) -> float:
         return max(1.0, self.c1**2, self.c2**2)
+
+    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+        return FrobeniusFlow(moment, self.c1, self.c2) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
         """c1² c2² min(λ1, 0) (Proposition 2)."""

@@ -3,16 +3,22 @@
 from dataclasses import dataclass
 
 import geoopt
+from torch import Tensor
 
 from sslmanifold.constraints.base import Constraint
 from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.free import FreeFlow
 
 
 @dataclass(kw_only=True)
 class Unconstrained(Constraint):
-    """Free weights. With a negative eigenvalue the loss has no minimum and training diverges in finite time."""
+    """Free weights. Where C has a negative eigenvalue there is no minimum: training diverges in finite time."""
 
     name = "none"
 
     def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
         return [geoopt.Euclidean(ndim=2) for _ in shape.matrices]
+
+    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+        return FreeFlow(moment) if shape.layers == 2 else None

@@ -10,6 +10,8 @@ from torch import Tensor
 from sslmanifold.constraints.base import Constraint
 from sslmanifold.constraints.shape import NetworkShape
 from sslmanifold.geometry import SpectralBall
+from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.operator_norm import OperatorNormFlow
 
 
 @dataclass(kw_only=True)
@@ -28,6 +30,9 @@ class OperatorNorm(Constraint):
     @property
     def step_scale(self) -> float:
         return max(1.0, self.c1**2, self.c2**2)
+
+    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+        return OperatorNormFlow(moment, self.c1, self.c2) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
         """c1² c2² Σ of the min(z, h) most negative eigenvalues (Proposition 3)."""

@@ -64,7 +64,8 @@ class Orthogonal(Constraint):
         if self.w1 == "columns" and h < d:
             rows = ", or constraint.w1=rows for orthonormal rows" if self.flow_kappa == 0 else ""
             raise UserError(
-                f"orthogonal W1 (h×d) needs h ≥ d, got h={h}, d={d}: set model.hidden={d} or data.pca={h}{rows}"
+                f"orthogonal W1 (h×d) needs h ≥ d, got h={h}, d={d}: "
+                f"set model.hidden={d} or data.pca={h}{rows}"
             )
         if self.w1 == "rows" and h > d:
             raise UserError(

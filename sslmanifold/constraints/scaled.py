@@ -1,4 +1,4 @@
-"""The scaled loss L / (‖W1‖₂² ‖W2‖₂²), the paper's practical form of orthogonality (Proposition 3, item 1)."""
+"""The scaled loss L / (‖W1‖₂² ‖W2‖₂²), the practical form of orthogonality (Proposition 3, item 1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from torch import Tensor
 from sslmanifold.constraints.base import Constraint
 from sslmanifold.constraints.shape import NetworkShape
 from sslmanifold.geometry import top_singular
+from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.scaled import ScaledFlow
 
 
 def squared_spectral_norm(weight: Tensor) -> Tensor:
@@ -37,6 +39,9 @@ class Scaled(Constraint):
         for weight in weights:
             loss = loss / squared_spectral_norm(weight)
         return loss
+
+    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+        return ScaledFlow(moment) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
         """Σ of the min(z, h) most negative eigenvalues (Proposition 3)."""

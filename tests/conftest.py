@@ -1,0 +1,48 @@
+"""Fixtures shared by tests that train: a run by overrides, as the command line would compose it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sslmanifold.runs import Run
+
+
+def composed(*overrides: str, config: str = "train") -> dict[str, Any]:
+    """The resolved configuration of ``sslmanifold train <overrides>``."""
+    from hydra import compose, initialize_config_dir
+
+    from sslmanifold.config.application import plain
+    from sslmanifold.config.location import config_dir
+
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return plain(compose(config, overrides=list(overrides)))
+
+
+@pytest.fixture(scope="session")
+def compose_config() -> Callable[..., dict[str, Any]]:
+    """``compose_config("data=half_moons")``: a resolved configuration."""
+    return composed
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """``train("data=half_moons", "seed=1")``: a finished run, without progress bar and figures."""
+    from sslmanifold.training.fit import run_training
+
+    def run(*overrides: str, callbacks: str = "[spectrum,ode]", folder: Path | None = None) -> Run:
+        where = folder or tmp_path_factory.mktemp("run")
+        return run_training(composed(f"callbacks={callbacks}", *overrides), where)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """The folder of ``MNIST/raw``, from SSLMANIFOLD_DATA."""
+    root = os.environ.get("SSLMANIFOLD_DATA")
+    if not root or not (Path(root) / "MNIST" / "raw").is_dir():
+        pytest.skip("SSLMANIFOLD_DATA names no folder with MNIST/raw")
+    return Path(root)
