@@ -48,7 +48,7 @@ class Array(PairData):
     test_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     def read(self, seed: int) -> Samples:
-        train = read_columns(Path(self.path), self.key, self.labels, "data.path")
+        train = read_columns(Path(self.path).expanduser(), self.key, self.labels, "data.path")
         image_shape = tuple(train.x.shape[1:]) if train.x.ndim > 2 else None
         if self.test_path is None:
             train, test = self._hold_out(train)
@@ -57,7 +57,7 @@ class Array(PairData):
             labels = self.test_labels if self.test_labels is not None else self.labels
             if self.test_labels is None and train.labels_from_file:
                 labels = None
-            test = read_columns(Path(self.test_path), self.key, labels, "data.test_path")
+            test = read_columns(Path(self.test_path).expanduser(), self.key, labels, "data.test_path")
         classes, train_y, test_y = _encode(train.y, test.y if test is not None else None)
         return Samples.from_arrays(
             train.x,

@@ -75,7 +75,9 @@ def _suffix(path: Path, option: str) -> str:
 
 
 def _label_file(labels: str | int | None) -> Path | None:
-    return Path(labels) if isinstance(labels, str) and Path(labels).suffix.lower() in SUFFIXES else None
+    if not isinstance(labels, str) or Path(labels).suffix.lower() not in SUFFIXES:
+        return None
+    return Path(labels).expanduser()
 
 
 def _load(path: Path, suffix: str, option: str) -> Any:

@@ -50,9 +50,9 @@ class IdxImages(PairData):
         rows, train_y, classes = select_classes(labels, self.classes, self.per_class, name=self.name)
         test_rows, test_y, _ = select_classes(test_labels, classes, name=f"the test split of {self.name}")
         return Samples.from_arrays(
-            images[rows].astype(np.float64) / 255.0,
+            _unit_range(images[rows]),
             train_y,
-            test_images[test_rows].astype(np.float64) / 255.0,
+            _unit_range(test_images[test_rows]),
             test_y,
             name=self.name,
             image_shape=images.shape[1:],
@@ -80,3 +80,9 @@ class IdxImages(PairData):
             raise UserError(
                 f"data={self.name}: the download failed ({reason[:160]}): {where} by hand"
             ) from None
+
+
+def _unit_range(images: np.ndarray) -> np.ndarray:
+    scaled = images.astype(np.float64)
+    scaled /= 255.0  # in place: the whole of MNIST is 376 MB
+    return scaled

@@ -86,6 +86,7 @@ class PairData(ABC):
             mean = samples.train_x.mean(dim=0)
             samples.train_x = samples.train_x - mean
             samples.test_x = samples.test_x - mean
+            samples.mean = mean
         return samples
 
 
@@ -127,4 +128,6 @@ def _principal_components(samples: Samples, components: int) -> Samples:
     else:
         samples.test_x = samples.train_x.new_empty(0, components)
     samples.image_shape = None
+    samples.mean = torch.from_numpy(pca.mean_).clone()
+    samples.components = torch.from_numpy(pca.components_.T).contiguous()
     return samples

@@ -15,6 +15,9 @@ class Samples:
     ``test_y`` (n_test,) in int64, or None without labels. A label is a position in ``classes``:
     ``classes[train_y[i]]`` is the class of sample i as the data set names it. ``image_shape`` is the
     shape that one row folds back into, None where rows are not images (after ``pca``, for example).
+
+    ``mean`` (d_raw,) and ``components`` (d_raw, d) are how raw rows became these: x = (raw − mean) · components;
+    None where ``data.center`` and ``data.pca`` did nothing.
     """
 
     train_x: Tensor
@@ -24,6 +27,8 @@ class Samples:
     name: str
     image_shape: tuple[int, ...] | None = None
     classes: list[Any] | None = None
+    mean: Tensor | None = None
+    components: Tensor | None = None
 
     @property
     def n(self) -> int:

@@ -9,14 +9,14 @@ from torch.nn.functional import normalize as unit_length
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-_CHUNK_VALUES = 4 * 2**20  # distances held at a time
+_CHUNK_VALUES = 2**20  # distances held at a time
 
 
 def uniformity(u: Tensor, *, t: float = 2.0, normalize: bool = True) -> Tensor:
     """Uniformity log E exp(−t ‖u(x) − u(y)‖₂²) over pairs of distinct samples; smaller is better.
 
     ``normalize`` puts embeddings on the unit sphere, as the definition asks: then it lies between −4t and
-    0 (0: all at one point). Computed in float64, O(n² z) time, in chunks of 32 MiB. NaN for fewer than
+    0 (0: all at one point). Computed in float64, O(n² z) time, in chunks of 8 MiB. NaN for fewer than
     two samples.
 
     Shapes: (…, n, z) → (…,). Source: Wang and Isola, ICML 2020 (arXiv 2005.10242).

@@ -140,6 +140,34 @@ def test_state_dict_carries_the_step_over():
         assert torch.equal(left.positives, right.positives)
 
 
+def test_a_stream_resumes_by_itself():
+    first, second = (module(8, batch_size=20, resample="step").train_dataloader() for _ in range(2))
+    for _ in zip(range(5), first, strict=False):
+        pass
+    second.load_state_dict(first.state_dict())
+    rest = list(second)
+    assert len(rest) == 3
+    assert torch.equal(rest[0].positives, first.batch(5).positives)
+    assert len(list(second)) == 8  # iterating again is a run from the start
+
+
+def test_a_full_batch_is_copied_to_an_accelerator_once():
+    dm = module(3)
+    first, second, _ = batches(dm)
+    device = torch.device("meta")  # any device that is not the CPU
+    there = dm.transfer_batch_to_device(first, device, 0)
+    assert isinstance(there, TripletBatch)
+    assert there.positives.device == device
+    assert dm.transfer_batch_to_device(second, device, 0) is there
+    assert dm.transfer_batch_to_device(first, torch.device("cpu"), 0).x is first.x
+    dm = module(3, batch_size=20)
+    first, second, _ = batches(dm)
+    there = dm.transfer_batch_to_device(first, device, 0)
+    assert dm.transfer_batch_to_device(second, device, 0) is not there
+    dm = module(3, contrastive=False)
+    assert dm.transfer_batch_to_device(batches(dm)[0], device, 0).negatives is None
+
+
 @pytest.mark.parametrize(
     ("other", "key"),
     [({"seed": 1}, "seed"), ({"batch_size": 10}, "batch_size"), ({"noise": 0.2}, "checksum")],

@@ -58,6 +58,14 @@ def test_positives_are_the_anchors_plus_gaussian_noise():
         assert abs(correlation) < 4.5 / len(flat[shift:]) ** 0.5
 
 
+def test_no_number_is_drawn_twice():
+    """Blocks of the generator do not overlap: all 2,000,000 normals are different."""
+    x = torch.zeros(20_000, 50, dtype=torch.float64)
+    triplets = Triplets(x, seed=0, positives=2)
+    noise = triplets.full().positives.flatten()
+    assert len(torch.unique(noise)) == len(noise)
+
+
 def test_positives_of_one_anchor_differ():
     noise = Triplets(data(3000, 2), seed=0, positives=3).full().positives - data(3000, 2).unsqueeze(1)
     correlation = torch.corrcoef(noise.flatten(1).T)

@@ -21,10 +21,7 @@ from sslmanifold.metrics import (
 
 
 def numpy_values(u, centered=True):
-    """Singular values from the eigenvalues of the covariance in extended precision: a second way to them."""
-    u = np.asarray(u, dtype=np.longdouble)
-    u = u - u.mean(axis=0) if centered else u
-    return np.linalg.svd(u.astype(np.float64), compute_uv=False)
+    return np.linalg.svd(u - u.mean(axis=0) if centered else u, compute_uv=False)
 
 
 def numpy_entropy_rank(values, eps=0.0):
