@@ -10,8 +10,6 @@ from torch.optim.adam import adam
 from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.geometry.bundles import bundle, clip, gather, refuse_weight_decay, scatter, split
 from sslmanifold.geometry.parameter import assert_feasible
-from sslmanifold.geometry.sgd import CLEANUP
-from sslmanifold.geometry.stiefel import Stiefel
 
 
 class RiemannianAdam(geoopt.optim.RiemannianAdam):
@@ -184,7 +182,5 @@ class RiemannianAdam(geoopt.optim.RiemannianAdam):
         denominator = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
         direction = first / denominator * (-lr / (1 - beta1**step))
         new, moved = manifold.retr_transp(x, direction, first)
-        if isinstance(manifold, Stiefel) and manifold.drifts and group["step"] % CLEANUP == 0:
-            new = manifold.projx(new)
         scatter(moved, [s["exp_avg"] for s in states])
         scatter(new, members)

@@ -12,9 +12,6 @@ from sslmanifold.geometry.bundles import bundle, clip, gather, refuse_weight_dec
 from sslmanifold.geometry.parameter import assert_feasible
 from sslmanifold.geometry.stiefel import Stiefel
 
-# Every this many steps a retraction that does not correct itself (Cayley) is followed by a clean-up.
-CLEANUP = 10
-
 
 class RiemannianSGD(geoopt.optim.RiemannianSGD):
     """SGD on manifolds: x ← R_x(−lr·d), d the momentum average of Riemannian gradients.
@@ -157,12 +154,11 @@ class RiemannianSGD(geoopt.optim.RiemannianSGD):
         if group["weight_decay"]:
             refuse_weight_decay(manifold, group["weight_decay"], decoupled=False)
             grad = grad.add(x, alpha=group["weight_decay"])
-        stiefel = isinstance(manifold, Stiefel)
-        if not momentum and max_norm is None and stiefel:
-            alone = len(members) == 1 and not (manifold.drifts and group["step"] % CLEANUP == 0)
-            new = manifold.gradient_step(x, grad, lr, out=x.detach() if alone else None)
-            if alone:
+        if not momentum and max_norm is None and isinstance(manifold, Stiefel):
+            if len(members) == 1:
+                manifold.gradient_step(x, grad, lr, out=x.detach())
                 return
+            new = manifold.gradient_step(x, grad, lr)
         else:
             grad = manifold.egrad2rgrad(x, grad)
             if max_norm is not None:
@@ -171,8 +167,6 @@ class RiemannianSGD(geoopt.optim.RiemannianSGD):
                 new = manifold.retr(x, -lr * grad)
             else:
                 new = self._momentum_step(group, manifold, members, x, grad)
-        if stiefel and manifold.drifts and group["step"] % CLEANUP == 0:
-            new = manifold.projx(new)
         scatter(new, members)
 
     def _momentum_step(

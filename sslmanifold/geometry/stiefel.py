@@ -124,11 +124,6 @@ class Stiefel(geoopt.Manifold):
         """Retraction R_x(u) with R(0) = x and R′(0)u = u; u is a tangent at x."""
         return self._on_tall(RETRACTIONS[self._retraction], x, u)
 
-    @property
-    def drifts(self) -> bool:
-        """Whether roundoff accumulates along steps, so that an optimizer should project now and then."""
-        return self.retraction == "cayley"
-
     def gradient_step(self, x: Tensor, egrad: Tensor, lr: float, out: Tensor | None = None) -> Tensor:
         """One descent step of size lr along the Euclidean gradient G: R_x(−lr·egrad2rgrad(x, G)).
 

@@ -207,4 +207,4 @@ def test_training_finds_the_top_subspace():
         loss = -torch.trace(p.mT @ c @ p)
         loss.backward()
         optimizer.step()
-    assert float(loss) == pytest.approx(-9, abs=1e-3)  # 5 + 4
+    assert loss.item() == pytest.approx(-9, abs=1e-3)  # 5 + 4
