@@ -1,8 +1,8 @@
 """Flows whose constraint caps singular values, where ties are the rule: operator-norm balls and the scaled loss.
 
-At a Haar start every singular value of W1 sits on the cap at once, and the tangent cone there is that of the cone of
-positive semidefinite matrices; `extrapolate` says how such flows are stepped. H1 stays flat outside a few directions,
-so that a step costs O(d (r + 2z)²) with r around ten or twenty, not a d×d eigenproblem.
+At a Haar start every singular value of W1 sits on the cap at once, and the tangent cone there is that of the
+cone of positive semidefinite matrices; `extrapolate` says how such flows are stepped. H1 stays flat outside a
+few directions, so that a step costs O(d (r + 2z)²) with r around ten or twenty, not a d×d eigenproblem.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class Spiked(NamedTuple):
 
     def __matmul__(self, x: Tensor) -> Tensor:
         return self.base * x + self.u @ ((self.sigma - self.base)[:, None] * (self.u.mT @ x))
+
+    def trace(self) -> Tensor:
+        """Tr H."""
+        return self.sigma.sum() + (self.u.shape[0] - self.u.shape[1]) * self.base
 
 
 class Run(NamedTuple):

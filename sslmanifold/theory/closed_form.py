@@ -20,8 +20,8 @@ Array = NDArray[np.float64]
 def projector(state: FrameState, eigvals: Tensor, time: float) -> Tensor:
     """P(t) = q qᵀ of κ = 2 in closed form: P = Y S⁻¹ Yᵀ, Y = e^{−4Λt} q0, S = I − q0ᵀq0 + YᵀY.
 
-    Evaluated from the echelon form of [q0; R0] (`OjaSubspace`), so that it is good to rounding at any time, with
-    repeated or zero eigenvalues and for h < d + z. One run: q0 (d, z), Λ (d,) -> (d, d).
+    Evaluated from the echelon form of [q0; R0] (`OjaSubspace`), so that it is good to rounding at any time,
+    with repeated or zero eigenvalues and for h < d + z. One run: q0 (d, z), Λ (d,) -> (d, d).
     """
     lam = eigvals.detach().double().cpu().numpy()
     basis = OjaSubspace(_frame(state), lam).basis(time)[: lam.shape[0]]
@@ -31,8 +31,9 @@ def projector(state: FrameState, eigvals: Tensor, time: float) -> Tensor:
 class OjaSubspace:
     """Span of e^{Gt}Y0, G = diag(−4Λ, 0), Y0 = [q0; R0] orthonormal (d + k, z): the κ = 2 flow of subspaces.
 
-    Rows are sorted by growth rate and Y0 is brought to lower echelon form by operations from the right, which leave
-    the span alone; the entry (i, j) then grows relative to its column's pivot like exp((g_i − g_pivot(j)) t) ≤ 1.
+    Rows are sorted by growth rate and Y0 is brought to lower echelon form by operations from the right, which
+    leave the span alone; the entry (i, j) then grows relative to its column's pivot like exp((g_i −
+    g_pivot(j)) t) ≤ 1.
     """
 
     def __init__(self, frame: Array, eigvals: Array) -> None:
@@ -45,7 +46,8 @@ class OjaSubspace:
             while row < rows:
                 x = echelon[row, column:]
                 norm = np.linalg.norm(x)
-                # Below rounding the row is dependent on the pivots above: rank decides, not the sign of the noise.
+                # Below rounding the row is dependent on the pivots above: rank decides, not the sign of the
+                # noise.
                 if norm > 1e-13:
                     break
                 echelon[row, column:] = 0.0
@@ -73,9 +75,10 @@ class OjaSubspace:
 def oja(state: FrameState, eigvals: Tensor, times: Tensor) -> Trajectory:
     """q(t) for κ = 2: q̇ = −4(I − qqᵀ)Λq, from the closed form of its span and one z×z linear equation.
 
-    [q; R] is the parallel transport of its start along the curve of spans: on a stretch where the span stays within
-    60° of a reference frame A, Y = QQᵀA M with Ṁ = −(QᵀA)⁻¹ QᵀG(A − QQᵀA) M, Q the closed-form basis. The right side
-    vanishes as the span converges, so late times cost nothing. Leading batch dimensions are solved one by one.
+    [q; R] is the parallel transport of its start along the curve of spans: on a stretch where the span stays
+    within 60° of a reference frame A, Y = QQᵀA M with Ṁ = −(QᵀA)⁻¹ QᵀG(A − QQᵀA) M, Q the closed-form basis.
+    The right side vanishes as the span converges, so late times cost nothing. Leading batch dimensions are
+    solved one by one.
     """
     points = as_times(times)
     lam = eigvals.detach().double().cpu().numpy()
@@ -136,8 +139,8 @@ def single(state: FrameState, eigvals: Tensor, times: Tensor, kappa: float) -> T
     """q(t) for z = 1 and any κ: q = √s p/|p| with p = e^{−Λσ}q0 and s⁴/(1 − s)^{2+κ} = |p|⁸/(1 − s0)^{2+κ}.
 
     s = |q|², dσ = (4 − (2 − κ)s) dt: one scalar equation for the reparametrised time σ(t); σ = 4t for κ = 2.
-    (κ = 0: s = (−K + √(K² + 4K))/2 with K = |p|⁴/(1 − s0).) All logarithms, so any t. Leading batch dimensions one
-    by one; returns (T, …, d, 1).
+    (κ = 0: s = (−K + √(K² + 4K))/2 with K = |p|⁴/(1 − s0).) All logarithms, so any t. Leading batch
+    dimensions one by one; returns (T, …, d, 1).
     """
     points = as_times(times)
     lam = eigvals.detach().double().cpu().numpy()
@@ -168,7 +171,8 @@ def _single(q0: Array, e0: float, lam: Array, times: Array, kappa: float) -> Arr
         if e0 <= 0:
             return 1.0
         target = 8.0 * log_p(sigma)[1] - (2.0 + kappa) * log_e0
-        # 4 log s − (2+κ) log(1−s) lies between 4y and (2+κ)y at logit y: a starting point on the right side of both.
+        # 4 log s − (2+κ) log(1−s) lies between 4y and (2+κ)y at logit y: a starting point on the right side
+        # of both.
         y = target / (2.0 + kappa) if target > 0 else target / 4.0
         for _ in range(100):
             log_s, log_rest = -np.logaddexp(0.0, -y), -np.logaddexp(0.0, y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -20,8 +21,9 @@ from sslmanifold.theory.state import FrameState
 class DeepLinearFlow(OrthogonalFlow):
     """q̇ = (κ-flow of Eq. 9) − (L − 2) κ (I − qqᵀ) C q: L orthogonal layers, square hidden ones.
 
-    The model is u(x) = W_Lᵀ W_{L−1} ⋯ W_2 W_1 x with W_1 (h, d), hidden W_l (h, h), W_L (h, z), all with orthonormal
-    columns. Canonical (κ = 2): q̇ = −2L(I − qqᵀ)Cq; κ = 0 does not see the depth, and holds for tall hidden layers too.
+    The model is u(x) = W_Lᵀ W_{L−1} ⋯ W_2 W_1 x with W_1 (h, d), hidden W_l (h, h), W_L (h, z), all with
+    orthonormal columns. Canonical (κ = 2): q̇ = −2L(I − qqᵀ)Cq; κ = 0 does not see the depth, and holds for
+    tall hidden layers too.
 
     Args:
         moment: C, see `Flow`.
@@ -44,9 +46,9 @@ class DeepLinearFlow(OrthogonalFlow):
         """State of L weights W_1 (…, h_1, d), W_l (…, h_l, h_{l−1}), W_L (…, h_{L−1}, z), all orthonormal."""
         if len(weights) != self.depth:
             raise UserError(f"{len(weights)} weights for depth={self.depth}: give one per layer")
-        layers = [w.detach().to(dtype=weights[0].dtype).double() for w in weights]
+        layers = [w.detach().double() for w in weights]
         *hidden, last = layers
-        for index, (before, after) in enumerate(zip(hidden, hidden[1:], strict=False), start=2):
+        for index, (before, after) in enumerate(pairwise(hidden), start=2):
             if after.shape[-1] != before.shape[-2]:
                 raise UserError(
                     f"W_{index} of shape {tuple(after.shape)} does not take {before.shape[-2]} units"

@@ -1,9 +1,9 @@
 """Flows whose constraint is a projection with kinks: step as training does, then extrapolate the step away.
 
-Where singular values reach a cap, tie and leave it, a Runge–Kutta step has no fixed active set to work with. The step
-here is the one that training makes (move, then project: Moreau's catching-up scheme), exactly, in width-free
-variables; it is first order whatever the ties. Two solutions, of steps dt and dt/2, are carried side by side and
-2·fine − coarse (Richardson) is second order.
+Where singular values reach a cap, tie and leave it, a Runge–Kutta step has no fixed active set to work with.
+The step here is the one that training makes (move, then project: Moreau's catching-up scheme), exactly, in
+width-free variables; it is first order whatever the ties. Two solutions, of steps dt and dt/2, are carried
+side by side and 2·fine − coarse (Richardson) is second order.
 """
 
 from __future__ import annotations

@@ -40,16 +40,17 @@ class FlowBlowUp(ArithmeticError):
 class Flow(ABC, Generic[S]):
     """Exact, width-free gradient flow of the map m = W1ᵀW2 under one constraint, in float64.
 
-    Time is Σ lr of gradient descent on the loss as differentiated: training with step η follows the flow up to O(η).
-    Every tensor may carry leading batch dimensions (independent runs).
+    Time is Σ lr of gradient descent on the loss as differentiated: training with step η follows the flow up
+    to O(η). Every tensor may carry leading batch dimensions (independent runs).
 
     Args:
-        moment: C of Eq. 7 as differentiated: dense (d, d), its eigenvalues (d,) when m is in C's eigenbasis, or an
-            operator that multiplies.
+        moment: C of Eq. 7 as differentiated: dense (d, d), its eigenvalues (d,) when m is in C's eigenbasis,
+            or an operator that multiplies.
     """
 
     name: str
-    # Sub-steps keep dt·‖C‖·rate below this: RK4 then errs 1e-3 of what a training step of that size does, or less.
+    # Sub-steps keep dt·‖C‖·rate below this: RK4 then errs 1e-3 of what a training step of that size does, or
+    # less.
     step_limit = 0.25
     rate = 4.0
 

@@ -15,7 +15,8 @@ def orthogonal_flow(q: Tensor, eigvals: Tensor, kappa: float = 0.0) -> Tensor:
     """q̇ = −4Λq + (2 − κ)Λq qᵀq + (2 + κ) q qᵀΛq: Eq. 9 (κ = 0, Theorem 2) and its family.
 
     κ = 0 is the Grassmann gradient, 1 the Euclidean Stiefel gradient (also a plain step followed by a polar
-    projection, which is what the paper trains), 2 the canonical metric (Oja's flow). Independent of the width h.
+    projection, which is what the paper trains), 2 the canonical metric (Oja's flow). Independent of the width
+    h.
 
     Args:
         q: (…, d, z), rows in C's eigenbasis; leading batch dimensions broadcast.
@@ -49,8 +50,9 @@ def frame_flow(m: Tensor, r: Tensor, moment: Moment, kappa: float, depth: int = 
 
         ṁ = −(4 + c) C m + (2 − κ) C m mᵀm + (2 + κ + c) m N,   Ṙ = (4 + c) R N.
 
-    The first is the κ-family (L = 2) or its deep version (L layers, square orthogonal hidden layers); the second
-    keeps RᵀR = E = I − mᵀm, since Ė = (4 + c)(NE + EN). (d z² operations; leading batch dimensions allowed.)
+    The first is the κ-family (L = 2) or its deep version (L layers, square orthogonal hidden layers); the
+    second keeps RᵀR = E = I − mᵀm, since Ė = (4 + c)(NE + EN). (d z² operations; leading batch dimensions
+    allowed.)
     """
     c = (depth - 2) * kappa
     cm = moment_product(moment, m)

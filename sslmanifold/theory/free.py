@@ -19,8 +19,8 @@ _LARGE = 1e12
 class FreeFlow(GramFlow):
     """ṁ = −2 C m H2 − 2 H1 C m, Ḣ1 = −2(m mᵀC + C m mᵀ), Ḣ2 = −4 mᵀ C m (any widths).
 
-    With λ1 < 0 it generically leaves every bound at a finite time (`FlowBlowUp` from `advance`, carrying the time) and
-    normalised it collapses to rank 1 (Prop. 1). W1W1ᵀ − W2W2ᵀ is conserved.
+    With λ1 < 0 it generically leaves every bound at a finite time (`FlowBlowUp` from `advance`, carrying the
+    time) and normalised it collapses to rank 1 (Prop. 1). W1W1ᵀ − W2W2ᵀ is conserved.
     """
 
     name = "none"
@@ -38,8 +38,9 @@ class FreeFlow(GramFlow):
 def blow_up_time(moment: Moment, w1: Tensor, w2: Tensor, *, horizon: float | None = None) -> float:
     """Time (Σ lr) at which the unconstrained flow from W1 (h, d), W2 (h, z) leaves every bound; inf if it does not.
 
-    inf is returned when the gradient vanishes, or nothing has happened by ``horizon`` (default 1e4/(‖C‖₂ ‖m‖₂)). With
-    leading batch dimensions, the earliest. (Balanced rank 1 along v1: T = 1/(4|λ1| |m|) exactly.)
+    inf is returned when the gradient vanishes, or nothing has happened by ``horizon`` (default 1e4/(‖C‖₂
+    ‖m‖₂)). With leading batch dimensions, the earliest. (Balanced rank 1 along v1: T = 1/(4|λ1| |m|)
+    exactly.)
     """
     flow = FreeFlow(moment)
     flow.step_limit = 0.02  # the time of the blow-up to 1e-9

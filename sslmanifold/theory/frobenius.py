@@ -18,8 +18,8 @@ _ON = 1e-6
 class FrobeniusFlow(GramFlow):
     """Free flow inside the balls; on a boundary and moving outward, minus the radial part (Prop. 2).
 
-    X11 = −(ρ/c1²) I where ‖W1‖_F = c1 and ρ = −2 Tr(mᵀCm) > 0, X22 = −(ρ/c2²) I likewise: gradient descent followed
-    by scaling back onto the ball. Ends at rank 1 with loss c1²c2² λ1.
+    X11 = −(ρ/c1²) I where ‖W1‖_F = c1 and ρ = −2 Tr(mᵀCm) > 0, X22 = −(ρ/c2²) I likewise: gradient descent
+    followed by scaling back onto the ball. Ends at rank 1 with loss c1²c2² λ1.
 
     Args:
         moment: C, see `Flow`.
@@ -71,8 +71,8 @@ class FrobeniusFlow(GramFlow):
 class FrobeniusScaledFlow(GramFlow):
     """Gradient flow of Tr(mᵀCm)/(‖W1‖_F² ‖W2‖_F²): smooth, conserves both norms, ends at rank 1 with loss λ1.
 
-    With s_i = Tr H_i, ℓ = Tr(mᵀCm): g = −2Cm/(s1 s2), X11 = (2ℓ/(s1² s2)) I, X22 = (2ℓ/(s1 s2²)) I. On the Frobenius
-    boundary this is the flow of `FrobeniusFlow` with time divided by c1²c2².
+    With s_i = Tr H_i, ℓ = Tr(mᵀCm): g = −2Cm/(s1 s2), X11 = (2ℓ/(s1² s2)) I, X22 = (2ℓ/(s1 s2²)) I. On the
+    Frobenius boundary this is the flow of `FrobeniusFlow` with time divided by c1²c2².
     """
 
     name = "frobenius_scaled"

@@ -4,7 +4,8 @@ With Ẇ1 = W1 X11 + W2 gᵀ and Ẇ2 = W1 g + W2 X22,
 
     ṁ = X11 m + g H2 + H1 g + m X22,  Ḣ1 = H1 X11 + m gᵀ + (·)ᵀ,  Ḣ2 = H2 X22 + mᵀg + (·)ᵀ,
 
-and every constraint here has g = −2 s C m with a scalar s, and symmetric X11, X22 of low rank or a multiple of I.
+and every constraint here has g = −2 s C m with a scalar s, and symmetric X11, X22 of low rank or a multiple
+of I.
 """
 
 from __future__ import annotations

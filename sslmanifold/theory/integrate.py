@@ -21,8 +21,8 @@ def euler(
 ) -> Tensor:
     """Eq. 12: q_{k+1} = q_k + η q̇(q_k), every iterate, (steps + 1, …, d, z); λ (d,), q0 (…, d, z).
 
-    ``printed=True`` is the equation as the paper prints it, without the factor 2 of Eq. 9 (half speed, κ = 0).
-    Stable for η < `largest_stable_step`; first order in η.
+    ``printed=True`` is the equation as the paper prints it, without the factor 2 of Eq. 9 (half speed, κ =
+    0). Stable for η < `largest_stable_step`; first order in η.
     """
     q, iterates = q0.to(torch.float64), [q0.to(torch.float64)]
     for _ in range(steps):
@@ -35,8 +35,8 @@ def euler(
 def rk4(q0: Tensor, eigvals: Tensor, step: float, steps: int, *, kappa: float = 0.0) -> Tensor:
     """Classical fourth-order Runge–Kutta on q itself, every iterate, (steps + 1, …, d, z).
 
-    Roundoff grows like e^{8λt} where unit singular values sit in positive directions (h = d, h < d + z − m): use
-    `lifted_rk4` there.
+    Roundoff grows like e^{8λt} where unit singular values sit in positive directions (h = d, h < d + z − m):
+    use `lifted_rk4` there.
     """
     q, iterates = q0.to(torch.float64), [q0.to(torch.float64)]
     for _ in range(steps):
@@ -81,8 +81,8 @@ def adaptive(
 ) -> Trajectory:
     """DOP853 on the frame Y = [q; R], with −γ Y(YᵀY − I) added, γ = 4‖Λ‖₂ max(4, 2 + κ).
 
-    The added term is zero on orthonormal frames, so solutions are unchanged, and makes them attracting, which the
-    plain equation does not: an adaptive solver on q alone blows up at h = d. Dense output at times (T,).
+    The added term is zero on orthonormal frames, so solutions are unchanged, and makes them attracting, which
+    the plain equation does not: an adaptive solver on q alone blows up at h = d. Dense output at times (T,).
 
     Raises:
         RuntimeError: if SciPy's solver gives up.

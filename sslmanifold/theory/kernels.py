@@ -17,7 +17,8 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 def linear_kernel(x: Tensor, y: Tensor) -> Tensor:
-    """k(x, x') = xᵀx' (Lemma 1, linear case; also the tangent kernel of the two-layer linear net at orthonormal weights).
+    """k(x, x') = xᵀx' (Lemma 1, linear case; also the tangent kernel of the two-layer linear net at
+    orthonormal weights).
 
     (…, n, d), (…, k, d) -> (…, n, k).
     """
@@ -39,8 +40,8 @@ def rbf_kernel(bandwidth: float = 1.0) -> Kernel:
 class KernelDynamics:
     """The linear system of Eqs. 4–5 for all points at once: u̇_l = A u_l with the same A for every component l.
 
-    points: (N, d) = anchors, positives, negatives (then any others) stacked; generator A (N, N), float64. Solve with
-    `solve`: u(t) = e^{At} u(0).
+    points: (N, d) = anchors, positives, negatives (then any others) stacked; generator A (N, N), float64.
+    Solve with `solve`: u(t) = e^{At} u(0).
     """
 
     points: Tensor
@@ -53,7 +54,8 @@ class KernelDynamics:
     def solve(self, u0: Tensor, times: Tensor | Iterable[float]) -> Tensor:
         """u(t) = e^{At} u0 at times (T,), by the action of the matrix exponential: u0 (N, z) -> (T, N, z).
 
-        Time is Σ lr. Grows without bound like e^{μt}, μ the top eigenvalue of A; for long times use `directions`.
+        Time is Σ lr. Grows without bound like e^{μt}, μ the top eigenvalue of A; for long times use
+        `directions`.
         """
         return self._propagate(u0, times, normalise=False)
 
@@ -98,8 +100,9 @@ def kernel_dynamics(
 
         u̇_l(x) = Σ_i k(x, x_i)(u_l(x⁺_i) − u_l(x⁻_i)) + (k(x, x⁺_i) − k(x, x⁻_i)) u_l(x_i),
 
-    without the x⁻ terms in the non-contrastive case (Eq. 4). x, positives, negatives (n, d); queries (k, d) are further
-    points to follow. The system lives on the stacked points, in that order. UserError for shapes that differ.
+    without the x⁻ terms in the non-contrastive case (Eq. 4). x, positives, negatives (n, d); queries (k, d)
+    are further points to follow. The system lives on the stacked points, in that order. UserError for shapes
+    that differ.
     """
     parts = [x, positives] + ([] if negatives is None else [negatives])
     if any(p.shape != x.shape for p in parts) or x.ndim != 2:
@@ -151,8 +154,8 @@ def linear_dynamics_operator(
 def empirical_ntk(model: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
     """⟨∇_Θ u_l(x), ∇_Θ u_j(y)⟩ for all pairs (Lemma 1): (n, d), (k, d) -> (n, k, z, z), through torch.func.
 
-    Any model that maps (n, d) to (n, z); all its trainable parameters. Lemma 1's form is δ_lj k(x, y): compare with
-    `interaction`. Jacobians of n + k samples are held at once.
+    Any model that maps (n, d) to (n, z); all its trainable parameters. Lemma 1's form is δ_lj k(x, y):
+    compare with `interaction`. Jacobians of n + k samples are held at once.
     """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}

@@ -26,8 +26,8 @@ def optimum(
 ) -> Tensor:
     """L* = Σ_{i ≤ max(min(z, m), d + z − h)} λ_i: the smallest Tr(qᵀΛq) under orthogonality.
 
-    Conjecture 2 and Prop. 3 item 4 give Σ_{i ≤ min(z, m)} λ_i, which holds for h ≥ d + z − m; a narrower net has
-    d + z − h unit singular values whatever it does, and must spend them.
+    Conjecture 2 and Prop. 3 item 4 give Σ_{i ≤ min(z, m)} λ_i, which holds for h ≥ d + z − m; a narrower net
+    has d + z − h unit singular values whatever it does, and must spend them.
 
     Args:
         eigvals: Λ (…, d) in any order; leading batch dimensions allowed.
@@ -67,9 +67,9 @@ def limit_subspace(
 ) -> Tensor:
     """Orthonormal basis (d, rank) of the span that the columns of q converge to (Conjecture 2, Theorem 3).
 
-    The eigenvectors of the `limit_rank` smallest eigenvalues (d,), in the eigenbasis, or in the data basis when
-    ``eigvecs`` (d, d) is given. Ties across the boundary leave the limit dependent on the start; raises UserError
-    for them.
+    The eigenvectors of the `limit_rank` smallest eigenvalues (d,), in the eigenbasis, or in the data basis
+    when ``eigvecs`` (d, d) is given. Ties across the boundary leave the limit dependent on the start; raises
+    UserError for them.
     """
     rank = limit_rank(eigvals, embedding, hidden)
     order = torch.argsort(eigvals)
@@ -107,8 +107,8 @@ class Rates:
 def rates(eigvals: Tensor, embedding: int, hidden: int | None = None, kappa: float = 0.0) -> Rates:
     """Convergence rates from the eigen-gaps, Λ (d,): see `Rates`. A zero rate means algebraic, not exponential.
 
-    With h ≥ d + z every singular value is free; d + z − h of them are 1 from the start for a narrower net and have
-    no radial rate.
+    With h ≥ d + z every singular value is free; d + z − h of them are 1 from the start for a narrower net and
+    have no radial rate.
     """
     values = eigvals.to(torch.float64).sort().values
     d, z = values.shape[0], embedding
@@ -128,9 +128,9 @@ def time_to_tolerance(
 ) -> float:  # fmt: skip
     """Time (Σ lr) until the relative optimality gap (L − L*)/|L*| is below ``tolerance``, asymptotically.
 
-    The loss gap decays at twice the span and excess rates and at the radial rate. Given q0 (d, z), the constant in
-    front is measured by solving the flow; without it the constant is 1, so expect to be off by a few e-foldings.
-    inf when a rate is zero. UserError for tolerance outside (0, 1).
+    The loss gap decays at twice the span and excess rates and at the radial rate. Given q0 (d, z), the
+    constant in front is measured by solving the flow; without it the constant is 1, so expect to be off by a
+    few e-foldings. inf when a rate is zero. UserError for tolerance outside (0, 1).
     """
     if not 0 < tolerance < 1:
         raise UserError(f"tolerance={tolerance} must lie between 0 and 1, for example 1e-3")

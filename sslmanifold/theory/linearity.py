@@ -29,9 +29,9 @@ def theorem1_bound(
     """K c ‖x‖² d √(log⁴h/h), the bound of Theorem 1 on ‖u^φ − u^lin‖ at a Haar start.
 
     For φ(0) = 0, φ'(0) = 1, |φ''| ≤ c (``curvature``). The paper leaves K universal; it is C/2 with
-    max (W1)_ij² ≤ C log²h/h, and C = 16 holds with probability ≥ 1 − 2d/h for h ≥ 3 (a coordinate of a uniform unit
-    vector exceeds 4 log h/√h with probability far below 1/h²), hence the default K = 8. Very loose: the measured
-    gap of tanh falls like h^{-3/2}.
+    max (W1)_ij² ≤ C log²h/h, and C = 16 holds with probability ≥ 1 − 2d/h for h ≥ 3 (a coordinate of a
+    uniform unit vector exceeds 4 log h/√h with probability far below 1/h²), hence the default K = 8. Very
+    loose: the measured gap of tanh falls like h^{-3/2}.
     """
     if hidden < 2:
         raise UserError(f"hidden={hidden} must be at least 2")
@@ -41,7 +41,8 @@ def theorem1_bound(
 def linearity_gap(w1: Tensor, w2: Tensor, x: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
     """‖u^φ − u^lin‖_F over the points, absolute and relative to ‖u^lin‖_F (Theorem 1; Conjecture 1 during training).
 
-    w1 (…, h, d), w2 (…, h, z), x (n, d); root mean square over points. Returns two tensors (…). u^φ = W2ᵀφ(W1x).
+    w1 (…, h, d), w2 (…, h, z), x (n, d); root mean square over points. Returns two tensors (…). u^φ =
+    W2ᵀφ(W1x).
     """
     pre = x @ w1.mT  # (…, n, h)
     linear, nonlinear = pre @ w2, activation(pre) @ w2  # (…, n, z)
@@ -83,8 +84,9 @@ def linearity_scan(
     Raises:
         UserError: fewer than two widths, or one below d or z.
 
-    With φ''(0) = 0 (tanh, sin) the absolute slope is −1.5 and the relative −1; smooth with φ''(0) ≠ 0: −1 and −0.5;
-    ReLU −0.5 and 0; sigmoid 0 and +0.5 (φ(0) ≠ 0). Both are reported because both outputs shrink with h.
+    With φ''(0) = 0 (tanh, sin) the absolute slope is −1.5 and the relative −1; smooth with φ''(0) ≠ 0: −1 and
+    −0.5; ReLU −0.5 and 0; sigmoid 0 and +0.5 (φ(0) ≠ 0). Both are reported because both outputs shrink with
+    h.
     """
     x = x.to(torch.float64)
     d = x.shape[-1]
@@ -105,7 +107,9 @@ def linearity_scan(
 
 
 def haar(rows: int, columns: int, draws: int, generator: torch.Generator) -> Tensor:
-    """Uniform (Haar) orthonormal columns (draws, rows, columns), float64: QR with the sign of R's diagonal folded in."""
+    """Uniform (Haar) orthonormal columns (draws, rows, columns), float64: QR with the sign of R's diagonal
+    folded in.
+    """
     gaussian = torch.randn(draws, rows, columns, dtype=torch.float64, generator=generator)
     q, r = torch.linalg.qr(gaussian)
     return q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
@@ -122,8 +126,8 @@ def loglog_slope(widths: Sequence[int], values: Tensor) -> float:
 def comparison_time(hidden: int, lowest: float, constant: float = 0.0) -> float:
     """t = log h/(8|λ1|) + constant: when both outputs have left zero, so that Conjecture 1 says something.
 
-    ‖u^lin‖ starts like h^{-1/2} and grows like e^{4|λ1|t}: at a fixed t a wide net has hardly moved, and an absolute
-    gap → 0 is nearly vacuous. UserError for λ1 ≥ 0.
+    ‖u^lin‖ starts like h^{-1/2} and grows like e^{4|λ1|t}: at a fixed t a wide net has hardly moved, and an
+    absolute gap → 0 is nearly vacuous. UserError for λ1 ≥ 0.
     """
     if not lowest < 0:
         raise UserError(f"λ1={lowest} is not negative: nothing grows, so there is no such time")

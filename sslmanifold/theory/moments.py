@@ -26,14 +26,15 @@ def cross_moment(
     Args:
         x: anchors, (…, n, d).
         positives: (…, n, d) or, with p positives per anchor, (…, n, p, d).
-        negatives: (…, n, d) or (…, n, q, d); ``None`` is the non-contrastive loss (Eq. 2), C̃ = −β Σ x_i x⁺_iᵀ.
-        reduction: ``"sum"``: α = β = 1, summed over anchors; ``"pair_mean"``: α = 1/q, β = 1/p, summed over
-            anchors; ``"mean"``: α = 1/q, β = 1/p and 1/n. Multiplying C by c multiplies time by c, so use the
-            reduction of the loss that is differentiated. With p ≠ q "sum" adds n(q − p)μμᵀ: prefer the means.
+        negatives: (…, n, d) or (…, n, q, d); ``None`` is the non-contrastive loss (Eq. 2), C̃ = −β Σ x_i
+        x⁺_iᵀ. reduction: ``"sum"``: α = β = 1, summed over anchors; ``"pair_mean"``: α = 1/q, β = 1/p, summed
+            over anchors; ``"mean"``: α = 1/q, β = 1/p and 1/n. Multiplying C by c multiplies time by c, so
+            use the reduction of the loss that is differentiated. With p ≠ q "sum" adds n(q − p)μμᵀ: prefer
+            the means.
 
     Returns:
-        (…, d, d) symmetric, float64 (accumulated in float64 whatever the input, in chunks of rows). Leading batch
-        dimensions broadcast.
+        (…, d, d) symmetric, float64 (accumulated in float64 whatever the input, in chunks of rows). Leading
+        batch dimensions broadcast.
 
     Raises:
         UserError: for an unknown reduction, shapes that do not match, or no anchors.
@@ -48,8 +49,9 @@ def cross_moment(
 class MomentAccumulator:
     """C of Eq. 7 in one streaming pass: C̃ += Σ_{i in batch} x_i (α Σ_j x⁻_ij − β Σ_j x⁺_ij)ᵀ.
 
-    Holds one (…, d, d) float64 sum and the number of anchors; batches of any size, from any number of ranks, may be
-    added in any order (``merge``, ``all_reduce``). Same reductions and leading dimensions as `cross_moment`.
+    Holds one (…, d, d) float64 sum and the number of anchors; batches of any size, from any number of ranks,
+    may be added in any order (``merge``, ``all_reduce``). Same reductions and leading dimensions as
+    `cross_moment`.
     """
 
     def __init__(self, reduction: Reduction = "sum") -> None:
@@ -135,7 +137,7 @@ def _pair_sum(
         raise UserError(
             f"anchors of shape {tuple(x.shape)} hold no data: give (…, n, d) with n ≥ 1 and d ≥ 1"
         )
-    n, d = x.shape[-2:]
+    n = x.shape[-2]
     rows = max(1, _CHUNK_ELEMENTS // max(1, x[..., :1, :].numel()))
     row_dim = x.ndim - 2
     total: Tensor | None = None

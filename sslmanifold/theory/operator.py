@@ -22,8 +22,9 @@ _CHUNK_ELEMENTS = 8_388_608
 class MomentOperator:
     """C of Eq. 7 known by its products, C Q = ½ Σ_i [x_i (D_iᵀQ) + D_i (x_iᵀQ)], D_i = α Σ_j x⁻_ij − β Σ_j x⁺_ij.
 
-    Data stay in their own dtype; products are formed in float64, chunk by chunk, in O(n d z) time and O(d z) memory
-    beyond one chunk. The d×d matrix is never formed. One data set (no leading batch dimensions); Q may have them.
+    Data stay in their own dtype; products are formed in float64, chunk by chunk, in O(n d z) time and O(d z)
+    memory beyond one chunk. The d×d matrix is never formed. One data set (no leading batch dimensions); Q may
+    have them.
 
     Args:
         x, positives, negatives: as for `cross_moment`, (n, d) and (n, d) or (n, p, d).
@@ -32,8 +33,8 @@ class MomentOperator:
     Raises:
         UserError: unknown reduction, shapes that do not match, no data.
 
-    `from_batches` takes a function that yields (x, positives, negatives) batches anew at each product, for data that do
-    not fit in memory.
+    `from_batches` takes a function that yields (x, positives, negatives) batches anew at each product, for
+    data that do not fit in memory.
     """
 
     def __init__(
@@ -118,7 +119,8 @@ class MomentOperator:
     ) -> tuple[Tensor, Tensor]:
         """The ``count`` smallest (or largest) eigenvalues, ascending, (count,) and eigenvectors (d, count).
 
-        SciPy's Lanczos (`eigsh`); dense below d = 64 or for count ≥ d − 1. Raises UserError for count outside 1..d.
+        SciPy's Lanczos (`eigsh`); dense below d = 64 or for count ≥ d − 1. Raises UserError for count outside
+        1..d.
         """
         d = self.features
         if not 1 <= count <= d:

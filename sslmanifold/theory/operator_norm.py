@@ -16,7 +16,8 @@ class OperatorNormFlow(CappedFlow):
 
         X11 = −Va [sym(Vaᵀ m X21 Va)]₊ Vaᵀ / c1², X21 = −2 mᵀC, and X22 likewise with mᵀX12, X12 = −2 C m:
 
-    gradient descent followed by clipping the singular values at c_i. Ends at c1²c2² Σ_{i ≤ min(z, m)} λ_i (Prop. 3).
+    gradient descent followed by clipping the singular values at c_i. Ends at c1²c2² Σ_{i ≤ min(z, m)} λ_i
+    (Prop. 3).
 
     Args:
         moment: C, see `Flow`.

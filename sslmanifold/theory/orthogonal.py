@@ -12,15 +12,17 @@ from sslmanifold.theory.limits import optimum
 from sslmanifold.theory.moment_product import Moment
 from sslmanifold.theory.state import FrameState, as_weights, frame_state, normalise_frame
 
-# How far start() lets weights be from orthonormal: float32 or float16-mixed training passes, a mistake does not.
+# How far start() lets weights be from orthonormal: float32 or float16-mixed training passes, a mistake does
+# not.
 _ORTHONORMAL = 1e-2
 
 
 class OrthogonalFlow(Flow[FrameState]):
     """q̇ = −4Cq + (2 − κ)Cq qᵀq + (2 + κ) q qᵀCq (Eq. 9, Theorem 2) for W1ᵀW1 = I_d, W2ᵀW2 = I_z.
 
-    Integrated as the frame Y = [q; R], YᵀY = I (`frame_flow`), by RK4 and a polar projection: ‖q‖₂ ≤ 1 and the rank
-    of E = I − qᵀq hold exactly for all time, also where q alone is unstable (h = d and h < d + z − m).
+    Integrated as the frame Y = [q; R], YᵀY = I (`frame_flow`), by RK4 and a polar projection: ‖q‖₂ ≤ 1 and
+    the rank of E = I − qᵀq hold exactly for all time, also where q alone is unstable (h = d and h < d + z −
+    m).
 
     Args:
         moment: C, see `Flow`.
@@ -44,7 +46,9 @@ class OrthogonalFlow(Flow[FrameState]):
             )
 
     def start(self, *weights: Tensor) -> FrameState:
-        """State of orthonormal W1 (…, h, d), W2 (…, h, z); UserError where WᵀW is not the identity or h is too small."""
+        """State of orthonormal W1 (…, h, d), W2 (…, h, z); UserError where WᵀW is not the identity or h is
+        too small.
+        """
         w1, w2 = as_weights(*weights)
         h, d, z = w1.shape[-2], w1.shape[-1], w2.shape[-1]
         if self.rows:

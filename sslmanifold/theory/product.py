@@ -1,13 +1,15 @@
 """The product constraint ‖W2ᵀW1‖₂ ≤ c (Prop. 3 item 3): its projection, and the flow that the projection induces.
 
-The projection takes the excess of each singular value of m = W1ᵀW2 = U Σ Vᵀ off the map, half from each layer:
+The projection takes the excess of each singular value of m = W1ᵀW2 = U Σ Vᵀ off the map, half from each
+layer:
 
     W1 ← W1 (I − U(I − τ^{1/2})Uᵀ),  W2 ← W2 V τ^{1/2} Vᵀ,  τ = min(1, c/σ),  so that  m ← U min(Σ, c) Vᵀ.
 
-It is idempotent, leaves feasible weights alone, does not see the width or a rotation of the hidden layer, and treats
-both layers alike. (The nearest feasible pair in Frobenius norm has no closed form.) A step dt along the gradient,
-ṁ0 = g H2 + H1 g with g = −2Cm, moves the active singular values (σ = c, vectors Ua, Va) by dt times the eigenvalues of
-M = sym(Uaᵀ ṁ0 Va); the positive ones are projected off. With Z = [M]₊, τ^{1/2} = 1 − dt Z/(2c) + O(dt²), hence
+It is idempotent, leaves feasible weights alone, does not see the width or a rotation of the hidden layer, and
+treats both layers alike. (The nearest feasible pair in Frobenius norm has no closed form.) A step dt along
+the gradient, ṁ0 = g H2 + H1 g with g = −2Cm, moves the active singular values (σ = c, vectors Ua, Va) by dt
+times the eigenvalues of M = sym(Uaᵀ ṁ0 Va); the positive ones are projected off. With Z = [M]₊, τ^{1/2} = 1 −
+dt Z/(2c) + O(dt²), hence
 
     X11 = −Ua Z Uaᵀ/(2c),  X22 = −Va Z Vaᵀ/(2c)
 
@@ -69,8 +71,8 @@ class ProductFlow(ExtrapolatedFlow[GramState]):
         u = (moved @ v) / sigma.clamp_min(1e-300)[..., None, :] * (half < 0)[..., None, :]
         onto2 = (v * (1 + half)[..., None, :]) @ v.mT
 
-        # H1 before the projection is h1 + m bᵀ + b mᵀ with b below; T = I + U half Uᵀ on both sides of it adds
-        # U(half) (H1 U)ᵀ + its transpose + U half (Uᵀ H1 U) half Uᵀ.
+        # H1 before the projection is h1 + m bᵀ + b mᵀ with b below; T = I + U half Uᵀ on both sides of it
+        # adds U(half) (H1 U)ᵀ + its transpose + U half (Uᵀ H1 U) half Uᵀ.
         b = dt * g
         outer = dt**2 * (g @ h2)
         h1u = h1 @ u + m @ (b.mT @ u) + b @ (m.mT @ u) + outer @ (g.mT @ u)

@@ -13,13 +13,15 @@ from sslmanifold.theory.limits import operator_norm_optimum
 class ScaledFlow(CappedFlow):
     """Gradient flow of Tr(mᵀCm)/(‖W1‖₂² ‖W2‖₂²) (Prop. 3 item 1), ties of the top singular value included.
 
-    With s_i = λmax(H_i), ℓ = Tr(mᵀCm): g = −2Cm/(s1 s2), X11 = (2ℓ/(s1² s2)) Y1, X22 = (2ℓ/(s1 s2²)) Y2, where Y_i is
-    positive semidefinite of trace 1 on the top eigenspace of H_i: w wᵀ for a simple one; for a tied one (at a Haar
-    start all of it) the one that the flow itself selects, which keeps the tie while that is the fastest descent. The
-    step shrinks the top of the spectrum to the level that spends exactly that trace, so no tolerance enters.
+    With s_i = λmax(H_i), ℓ = Tr(mᵀCm): g = −2Cm/(s1 s2), X11 = (2ℓ/(s1² s2)) Y1, X22 = (2ℓ/(s1 s2²)) Y2,
+    where Y_i is positive semidefinite of trace 1 on the top eigenspace of H_i: w wᵀ for a simple one; for a
+    tied one (at a Haar start all of it) the one that the flow itself selects, which keeps the tie while that
+    is the fastest descent. The step shrinks the top of the spectrum to the level that spends exactly that
+    trace, so no tolerance enters.
     """
 
     name = "scaled"
+    step_limit = 0.11
 
     def _settle(self, m: Tensor, h1: Tensor, h2: Tensor) -> Run:
         top = torch.linalg.eigvalsh(h1)[-1]
@@ -40,7 +42,7 @@ class ScaledFlow(CappedFlow):
     def _caps(self, run: Run, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
         s1, s2 = self._tops(run)
         budget = 2 * dt * loss / (s1 * s2)
-        return Shrunk(budget / s1), Shrunk(budget / s2)
+        return Shrunk(budget / s1, run.h1.trace()), Shrunk(budget / s2, run.h2.trace())
 
     def _stiffness(self, state: ExtrapolatedState[Runs]) -> float:
         return max(2 * float(1 / s1 + 1 / s2) for s1, s2 in map(self._tops, state.fine.runs))
@@ -62,18 +64,25 @@ class ScaledFlow(CappedFlow):
 
 
 class Shrunk(Cap):
-    """Singular values lowered to a common level x such that Σ (1 − x/√s_i)₊ = −budget; raised for a positive one."""
+    """Singular values lowered to a common level x such that Σ (1 − x/√s_i)₊ = −budget, then Tr H restored.
 
-    def __init__(self, budget: Tensor) -> None:
-        self.budget = budget
+    The objective does not see the scale of a layer, so the flow conserves ‖W_i‖_F = √(Tr H_i); left to itself
+    the step would lose a little of it each time, and with it the scale of time.
+    """
+
+    def __init__(self, budget: Tensor, trace: Tensor) -> None:
+        self.budget, self.trace = budget, trace
 
     def __call__(self, squared: Tensor, base: Tensor, copies: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if self.budget <= 0:
-            return super().__call__(squared, base, copies)
-        # A positive loss falls by growing the largest singular value: the flow never ties then.
-        factor = torch.ones_like(squared)
-        factor[-1] += self.budget
-        return squared * factor**2, base, factor, torch.ones_like(base)
+            capped, base_capped, factor, base_factor = super().__call__(squared, base, copies)
+        else:
+            # A positive loss falls by growing the largest singular value: the flow never ties then.
+            factor, base_factor = torch.ones_like(squared), torch.ones_like(base)
+            factor[-1] += self.budget
+            capped, base_capped = squared * factor**2, base
+        ratio = self.trace / (capped.sum() + copies * base_capped)
+        return capped * ratio, base_capped * ratio, factor * ratio.sqrt(), base_factor * ratio.sqrt()
 
     def level(self, squared: Tensor, base: Tensor, copies: int) -> Tensor:
         roots = torch.cat([squared.sqrt(), base.sqrt()[None]])

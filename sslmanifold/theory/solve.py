@@ -34,13 +34,13 @@ def solve(
     """Trajectory of q̇ = −4Λq + (2 − κ)Λq qᵀq + (2 + κ) q qᵀΛq (Eq. 9, Theorem 2) from q0 at time 0.
 
     Args:
-        q0: (…, d, z), ‖q0‖₂ ≤ 1, rows in C's eigenbasis (q = Vᵀm); leading batch dimensions are independent runs.
-        eigvals: Λ (d,), in any order.
+        q0: (…, d, z), ‖q0‖₂ ≤ 1, rows in C's eigenbasis (q = Vᵀm); leading batch dimensions are independent
+        runs. eigvals: Λ (d,), in any order.
         times: (T,), finite, ≥ 0, ascending, in units of Σ lr; 0 need not be among them.
         kappa: κ, see `orthogonal_flow`.
-        hidden: h; it decides how many singular values of q are forced to be 1 (d + z − h). None assumes h ≥ d + z.
-        method: "auto" takes the closed form where there is one (κ = 2; z = 1), else DOP853 on the orthonormal frame
-            ("adaptive", rtol 1e-12), else (very large problems) RK4 on it ("lifted_rk4").
+        hidden: h; it decides how many singular values of q are forced to be 1 (d + z − h). None assumes h ≥ d
+        + z. method: "auto" takes the closed form where there is one (κ = 2; z = 1), else DOP853 on the
+            orthonormal frame ("adaptive", rtol 1e-12), else (very large problems) RK4 on it ("lifted_rk4").
 
     Returns:
         Trajectory with .times (T,), .q (T, …, d, z) float64, .method the method that was used.

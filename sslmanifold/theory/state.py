@@ -35,8 +35,8 @@ class GramState(NamedTuple):
 class FrameState(NamedTuple):
     """Y = [m; R] with YᵀY = I: the width-free state under orthogonality, with W1 gauge-fixed at [I; 0].
 
-    m (…, d, z); r (…, k, z), RᵀR = E = I − mᵀm, with k = min(z, h − d) rows, which is how the width h enters: the
-    rank of E never changes along the flow. Float64; leading batch dimensions are independent runs.
+    m (…, d, z); r (…, k, z), RᵀR = E = I − mᵀm, with k = min(z, h − d) rows, which is how the width h enters:
+    the rank of E never changes along the flow. Float64; leading batch dimensions are independent runs.
     """
 
     m: Tensor
@@ -82,7 +82,7 @@ def frame_state(m: Tensor, rows: int, time: float = 0.0) -> FrameState:
     forced = e[..., : z - rows]
     if forced.numel() and float(forced.max()) > 2e-4:
         raise UserError(
-            f"with this width {z - rows} singular values of q0 must be 1, but 1 − σ² reaches {float(forced.max()):.3g}: "
+            f"with this width {z - rows} singular values of q0 must be 1, but 1 − σ² = {float(forced.max()):.3g}: "
             "take q0 = W1ᵀW2 of orthonormal weights of this width, or a larger hidden"
         )
     # Eigenvalues below rounding are zero: kept, they would grow like e^{8λt} in positive directions.

@@ -14,8 +14,9 @@ from sslmanifold.theory.moment_product import Moment, moment_product
 class Trajectory:
     """q(t) of a flow at given times, Eq. 9: times (T,), q (T, …, d, z), and the method that found it.
 
-    Time is Σ lr of the training that the flow describes. ``q`` holds eigenbasis coordinates when it comes from
-    `solve`, and the map m itself when it comes from `Flow.trajectory` with a dense C (``m`` is the same tensor).
+    Time is Σ lr of the training that the flow describes. ``q`` holds eigenbasis coordinates when it comes
+    from `solve`, and the map m itself when it comes from `Flow.trajectory` with a dense C (``m`` is the same
+    tensor).
     """
 
     times: Tensor
