@@ -47,6 +47,13 @@ class Array(PairData):
     key: str | None = None
     test_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.path in ("", "???"):  # OmegaConf's mark of a missing value
+            raise UserError(
+                "data.path is missing: set data.path=FILE (.npy, .npz, .pt or .csv, one row a sample)"
+            )
+
     def read(self, seed: int) -> Samples:
         train = read_columns(Path(self.path).expanduser(), self.key, self.labels, "data.path")
         image_shape = tuple(train.x.shape[1:]) if train.x.ndim > 2 else None

@@ -5,7 +5,6 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
-from scipy.stats import ortho_group
 
 from sslmanifold.data.pair_data import PairData
 from sslmanifold.data.samples import Samples
@@ -53,6 +52,8 @@ class Gaussian(PairData):
         return np.arange(1, (self.dim or 10) + 1, dtype=np.float64) ** -self.decay
 
     def read(self, seed: int) -> Samples:
+        from scipy.stats import ortho_group  # half a second to import
+
         scale = np.sqrt(self.variances())
         train, test, rotation = (np.random.default_rng([seed, stream]) for stream in range(3))
         basis = np.eye(len(scale))

@@ -196,6 +196,7 @@ def write(tmp_path, name, text):
         (lambda t: Array(path=write(t, "x.csv", "1,2\n"), labels=2), r"data\.labels=2 is no column"),
         (lambda t: Array(path="x.npy", test_fraction=1.0), r"data\.test_fraction=1\.0"),
         (lambda t: Array(path=None), r"data\.path=None"),
+        (lambda t: Array(path="???"), r"data\.path is missing: set data\.path=FILE"),
         (
             lambda t: Array(path=save(t, "x.npy", X), test_path=save(t, "t.npy", X[:, :2])),
             r"3 features.*2",
