@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from sslmanifold.geometry._geoopt import geoopt
-from sslmanifold.geometry.bundles import bundle, clip, gather, refuse_weight_decay, scatter, split
+from sslmanifold.geometry.bundles import (
+    bundle,
+    clip,
+    gather,
+    refuse_weight_decay,
+    scatter,
+    split,
+)
 from sslmanifold.geometry.parameter import assert_feasible
 
 

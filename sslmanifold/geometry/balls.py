@@ -8,6 +8,7 @@ from torch import Tensor
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.geometry.orthonormalize import add_to_diagonal
+from sslmanifold.geometry.precision import full_precision
 from sslmanifold.geometry.singular import safe_eigh, top_singular
 from sslmanifold.geometry.tolerance import feasibility_tolerance
 
@@ -103,15 +104,17 @@ class SpectralBall(_Ball):
 
     def projx(self, x: Tensor) -> Tensor:
         """x f(xᵀx) with f(σ²) = min(1, radius/σ)."""
-        dtype = x.dtype
-        work = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-        wide = x.shape[-2] < x.shape[-1]
+        with full_precision(x):
+            return self._clip(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).to(x.dtype)
+
+    def _clip(self, work: Tensor) -> Tensor:
+        wide = work.shape[-2] < work.shape[-1]
         tall = work.mT if wide else work  # (…, n, p)
         gram = tall.mT @ tall  # (…, p, p)
         outside = torch.linalg.cholesky_ex(add_to_diagonal(-gram, self.radius**2)).info != 0  # (…)
         outside |= ~torch.isfinite(gram).all(-1).all(-1)
         if not bool(outside.any()):
-            return x
+            return work
         p = gram.shape[-1]
         mask = outside.reshape(-1)
         values, vectors = safe_eigh(gram.reshape(-1, p, p)[mask])
@@ -120,4 +123,4 @@ class SpectralBall(_Ball):
         out = tall.reshape(-1, *tall.shape[-2:]).clone()
         out[mask] = out[mask] @ factor
         out = out.reshape(tall.shape)
-        return (out.mT if wide else out).to(dtype)
+        return out.mT if wide else out

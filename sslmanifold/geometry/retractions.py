@@ -35,6 +35,11 @@ def retract_cayley(x: Tensor, u: Tensor) -> Tensor:
     constraints" (2013), reduced to a p×p system.
     """
     w = x.mT @ u  # (…, p, p)
+    normal = (w + w.mT) * 0.5
+    if bool((torch.linalg.matrix_norm(normal) > 16 * torch.finfo(x.dtype).eps).any()):
+        # Not tangent to roundoff, as when Adam blows up a vanishing gradient: only the tangent part may act.
+        u = u - x @ normal
+        w = w - normal
     s = u.mT @ u  # (…, p, p)
     b = add_to_diagonal(w * -0.5, 1.0)
     a = torch.linalg.inv_ex(b + (w @ w).add_(s).mul_(0.25)).inverse

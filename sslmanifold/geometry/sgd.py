@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from sslmanifold.geometry._geoopt import geoopt
-from sslmanifold.geometry.bundles import bundle, clip, gather, refuse_weight_decay, scatter, split
+from sslmanifold.geometry.bundles import (
+    bundle,
+    clip,
+    gather,
+    refuse_weight_decay,
+    scatter,
+    split,
+)
 from sslmanifold.geometry.parameter import assert_feasible
 from sslmanifold.geometry.stiefel import Stiefel
 
@@ -141,8 +148,7 @@ class RiemannianSGD(geoopt.optim.RiemannianSGD):
         momentum = group["momentum"]
         started = ["momentum_buffer" in self.state[p] for p in params] if momentum else None
         for indices in bundle(params, group["foreach"], started):
-            members = [params[i] for i in indices]
-            self._step_bundle(group, members)
+            self._step_bundle(group, [params[i] for i in indices])
 
     def _step_bundle(self, group: dict[str, Any], members: list[Tensor]) -> None:
         manifold: Any = members[0].manifold  # type: ignore[attr-defined]
@@ -176,7 +182,7 @@ class RiemannianSGD(geoopt.optim.RiemannianSGD):
         states = [self.state[p] for p in members]
         if "momentum_buffer" in states[0]:
             buffer = gather([s["momentum_buffer"] for s in states])
-            buffer = buffer.mul(momentum).add_(grad, alpha=1 - group["dampening"])
+            buffer.mul_(momentum).add_(grad, alpha=1 - group["dampening"])
         else:
             buffer = grad.clone()
             for s, p in zip(states, members, strict=True):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sslmanifold.geometry.precision import full_precision
+
 # Below this size a dense eigendecomposition is quicker than Lanczos.
 _DENSE = 32
 _LANCZOS_STEPS = 24
@@ -39,7 +41,7 @@ def top_singular(x: Tensor, *, tolerance: float | None = None) -> tuple[Tensor, 
     Returns:
         σ₁² of shape (…) and v₁ of shape (…, p), a unit vector.
     """
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(x):
         x = x.detach()
         dtype = x.dtype
         x = x.float() if dtype in (torch.float16, torch.bfloat16) else x

@@ -10,6 +10,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.geometry.haar import haar
 from sslmanifold.geometry.orthonormalize import add_to_diagonal, polar
+from sslmanifold.geometry.precision import full_precision
 from sslmanifold.geometry.retractions import OF_THE_SUM, RETRACTIONS
 from sslmanifold.geometry.tolerance import feasibility_tolerance
 
@@ -93,12 +94,13 @@ class Stiefel(geoopt.Manifold):
             tensors = tuple(t.float() for t in tensors)
         if wide:
             tensors = tuple(t.mT for t in tensors)
-        out = function(*tensors)
+        with full_precision(tensors[0]):
+            out = function(*tensors)
         return (out.mT if wide else out).to(dtype)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Euclidean-orthogonal projection onto the tangent space: u − x sym(xᵀu); idempotent."""
-        return self._on_tall(lambda x, u: u - x @ _sym(x.mT @ u), x, u)
+        return self._on_tall(lambda x, u: (x @ _sym(x.mT @ u)).neg_().add_(u), x, u)
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """The κ-gradient (I − xxᵀ)G + κ x skew(xᵀG) of the Euclidean gradient u = G."""
@@ -112,6 +114,8 @@ class Stiefel(geoopt.Manifold):
         return _sym(a) if self.kappa == 1.0 else a - self.kappa * _skew(a)
 
     def _gradient(self, x: Tensor, g: Tensor) -> Tensor:
+        if self.kappa == 0.0 and x.shape[-2] == x.shape[-1]:
+            return torch.zeros_like(g)  # exactly: nothing is horizontal, and Adam would blow up the roundoff
         return (x @ self._component(x, g)).neg_().add_(g)
 
     @property
@@ -139,10 +143,9 @@ class Stiefel(geoopt.Manifold):
         if out is None or x.dtype in (torch.float16, torch.bfloat16):
             new = self._on_tall(lambda x, g: self._step(x, g, lr, None), x, egrad)
             return new if out is None else Tensor.copy_(out, new)
-        if x.shape[-2] < x.shape[-1]:
-            self._step(x.mT, egrad.mT, lr, out.mT)
-        else:
-            self._step(x, egrad, lr, out)
+        wide = x.shape[-2] < x.shape[-1]
+        with full_precision(x):
+            self._step(*((x.mT, egrad.mT, lr, out.mT) if wide else (x, egrad, lr, out)))
         return out
 
     def _step(self, x: Tensor, g: Tensor, lr: float, out: Tensor | None) -> Tensor:
@@ -158,7 +161,7 @@ class Stiefel(geoopt.Manifold):
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Transport of v to y by projection: onto y⊥ (horizontal) for κ = 0, else the tangent space."""
         if self.kappa == 0.0:
-            return self._on_tall(lambda y, v: v - y @ (y.mT @ v), y, v)
+            return self._on_tall(lambda y, v: (y @ (y.mT @ v)).neg_().add_(v), y, v)
         return self.proju(y, v)
 
     def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -211,7 +214,8 @@ class Stiefel(geoopt.Manifold):
         """‖xᵀx − I‖_F/√p on the small side, shape (…)."""
         x = x.detach()
         x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        gram = x.mT @ x if x.shape[-2] >= x.shape[-1] else x @ x.mT
+        with full_precision(x):
+            gram = x.mT @ x if x.shape[-2] >= x.shape[-1] else x @ x.mT
         return torch.linalg.matrix_norm(add_to_diagonal(gram, -1.0)) / gram.shape[-1] ** 0.5
 
     def random(  # type: ignore[override]

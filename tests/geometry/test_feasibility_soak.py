@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sslmanifold.geometry import ManifoldParameter, RiemannianAdam, RiemannianSGD, Stiefel, haar
+from sslmanifold.geometry import ManifoldParameter, RiemannianAdam, RiemannianSGD, SpectralBall, Stiefel, haar
 
 RETRACTIONS = ["auto", "cholesky_qr", "polar", "cayley", "project"]
 LIMIT = {torch.float32: 1e-6, torch.float64: 1e-13}
@@ -67,6 +67,14 @@ def test_no_svd_and_no_raising_solver_in_any_step(monkeypatch):
         for momentum in (0.0, 0.9):
             p = ManifoldParameter(haar(140, 130), manifold_of(retraction))
             run(p, RiemannianSGD([p], lr=0.1, momentum=momentum), 25, big_every=5)
+
+
+@pytest.mark.parametrize("manifold", [Stiefel(), Stiefel(retraction="cayley"), SpectralBall(0.7)], ids=repr)
+@pytest.mark.parametrize("optimizer", [RiemannianSGD, RiemannianAdam])
+def test_a_step_inside_autocast_keeps_full_precision(optimizer, manifold):
+    p = ManifoldParameter(haar(40, 8), manifold, project=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert run(p, optimizer([p], lr=0.05), 20) <= LIMIT[torch.float32]
 
 
 @pytest.mark.slow

@@ -198,6 +198,26 @@ def test_first_step_refuses_a_parameter_off_its_manifold():
         RiemannianAdam([p]).step()
 
 
+def test_square_grassmann_weights_do_not_move():
+    # Their gradient is zero; Adam would make steps of length lr out of its roundoff.
+    p = make(Stiefel("grassmann"), shape=(5, 5), dtype=torch.float32)
+    x = p.data.clone()
+    optimizer = RiemannianAdam([p], lr=0.1)
+    for step in range(5):
+        random_gradients([p], step)
+        optimizer.step()
+    torch.testing.assert_close(p.data, x, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("retraction", ["polar", "cholesky_qr", "cayley"])
+def test_a_gradient_of_roundoff_alone_keeps_the_manifold(retraction):
+    x = haar(40, 8)
+    p = ManifoldParameter(x.clone(), Stiefel("grassmann", retraction=retraction))
+    p.grad = x @ torch.randn(8, 8)  # within the span: horizontal part zero up to roundoff
+    RiemannianAdam([p], lr=0.05).step()
+    assert float(p.manifold.residual(p)) < 1e-6
+
+
 def test_training_finds_the_top_subspace():
     c = torch.diag(torch.arange(6, dtype=torch.float64))
     p = make(Stiefel(), shape=(6, 2))

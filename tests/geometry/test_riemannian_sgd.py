@@ -260,7 +260,7 @@ def test_closure_hooks_and_schedulers_work():
         loss.backward()
         return loss
 
-    losses = [float(optimizer.step(closure)) for _ in range(3)]
+    losses = [optimizer.step(closure).item() for _ in range(3)]
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == 0.05
     assert losses[2] < losses[0]
