@@ -56,6 +56,13 @@ class Constraint(ABC):
             for weight, manifold in zip(layers, self.manifolds(shape), strict=True)
         ]
 
+    def project_jointly(self, weights: Sequence[Tensor]) -> None:
+        """Put the weights back onto the constraint in place, after a step, where it binds layers together.
+
+        Constraints on single weights do that in their manifolds' retractions and leave this alone.
+        """
+        return
+
     def objective(self, loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """What is differentiated, (replicas,): the loss itself unless the constraint scales it."""
         return loss

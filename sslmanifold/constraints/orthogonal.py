@@ -12,6 +12,7 @@ from sslmanifold.constraints.shape import NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import Stiefel
 from sslmanifold.theory import optimum
+from sslmanifold.theory.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flow import Flow
 from sslmanifold.theory.orthogonal import OrthogonalFlow
 
@@ -78,8 +79,8 @@ class Orthogonal(Constraint):
         return [manifold] * len(shape.matrices)
 
     def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
-        if shape.layers != 2:
-            return None
+        if shape.layers > 2:
+            return DeepLinearFlow(moment, shape.layers, self.flow_kappa) if self.w1 == "columns" else None
         return OrthogonalFlow(moment, self.flow_kappa, rows=self.w1 == "rows")
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:

@@ -1,7 +1,8 @@
 """Models: networks of constrained weights with leading replicas."""
 
+from sslmanifold.models.deep_linear import DeepLinear
 from sslmanifold.models.network import ConstrainedNetwork
 from sslmanifold.models.preprocessing import Affine
 from sslmanifold.models.two_layer import TwoLayer
 
-__all__ = ["Affine", "ConstrainedNetwork", "TwoLayer"]
+__all__ = ["Affine", "ConstrainedNetwork", "DeepLinear", "TwoLayer"]

@@ -13,7 +13,7 @@ from sslmanifold.models.preprocessing import Affine
 
 
 class ConstrainedNetwork(nn.Module):
-    """u(x) = W_Lᵀ … W_2ᵀ φ(W_1 x), with S independent replicas of every weight.
+    """u(x) = W_Lᵀ W_{L−1} … W_2 φ(W_1 x), with S independent replicas of every weight.
 
     With two layers this is the paper's u(x) = W2ᵀ φ(W1 x). Hidden layers, if any, are h×h.
 
@@ -50,18 +50,19 @@ class ConstrainedNetwork(nn.Module):
         return self.weights[0].shape[0]
 
     def map(self) -> Tensor:
-        """m = W1ᵀ W2 (… hidden layers between), (S, d, z): a linear network is u(x) = mᵀ x."""
+        """m = W1ᵀ W2ᵀ … W_L, (S, d, z); W1ᵀ W2 for two layers: a linear network is u(x) = mᵀ x."""
         chain = self.weights[-1]
         for weight in reversed(list(self.weights)[1:-1]):
-            chain = weight @ chain  # (S, h, h) @ (S, h, z)
+            chain = weight.mT @ chain  # (S, h, h) @ (S, h, z)
         return self.weights[0].mT @ chain  # (S, d, h) @ (S, h, z)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed prepared inputs: (…, d) → (S, …, z)."""
         flat = x.reshape(-1, x.shape[-1])  # (N, d)
         hidden = ACTIVATIONS[self.activation](flat @ self.weights[0].mT)  # (N, d) @ (S, d, h)
-        for weight in list(self.weights)[1:]:
-            hidden = hidden @ weight  # (S, N, h) @ (S, h, ·)
+        for weight in list(self.weights)[1:-1]:
+            hidden = hidden @ weight.mT  # (S, N, h) @ (S, h, h)
+        hidden = hidden @ self.weights[-1]  # (S, N, h) @ (S, h, z)
         return hidden.reshape(self.replicas, *x.shape[:-1], self.shape.embedding)
 
     @torch.no_grad()

@@ -1,6 +1,5 @@
 """The affine map a data set was prepared with, kept beside the weights so that raw inputs can be embedded."""
 
-import torch
 from torch import Tensor, nn
 
 from sslmanifold.errors import UserError

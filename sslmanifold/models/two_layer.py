@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -27,7 +27,7 @@ class TwoLayer:
     embedding: Annotated[int, Field(gt=0)] = 2
     activation: Activation = "linear"
 
-    layers = 2
+    layers: ClassVar[int] = 2
 
     def shape(self, dim: int) -> NetworkShape:
         """The sizes for d = ``dim`` input features."""

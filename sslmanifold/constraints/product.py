@@ -1,0 +1,77 @@
+"""The product constraint ‖W2ᵀW1‖₂ ≤ c, which bounds the map alone (Proposition 3, item 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import geoopt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sslmanifold.constraints.base import Constraint
+from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.errors import UserError
+from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.product import ProductFlow
+
+
+def _excess(m: Tensor, c: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Left and right singular vectors of m (…, d, z) where σ > c, zero elsewhere, and 1 − (c/σ)^{1/2}."""
+    squares, v = torch.linalg.eigh(m.mT @ m)  # z×z: no SVD in the training loop
+    sigma = squares.clamp_min(0).sqrt()
+    outside = sigma > c
+    u = (m @ v) * (outside / sigma.clamp_min(c)).unsqueeze(-2)  # (…, d, z)
+    return u, v * outside.unsqueeze(-2), 1 - (c / sigma.clamp_min(c)).sqrt()
+
+
+@dataclass(kw_only=True)
+class Product(Constraint):
+    """‖W2ᵀW1‖₂ ≤ c: after a gradient step, singular values of the map above c are cut back to it, half of the
+    excess (as a factor) from each layer. The derivation is in :mod:`sslmanifold.theory.product`.
+    """
+
+    name = "product"
+
+    c: Annotated[float, Field(gt=0)] = 1.0
+
+    def check(self, shape: NetworkShape) -> None:
+        if len(shape.matrices) != 2:
+            raise UserError(
+                f"constraint=product bounds the map of two layers, got {len(shape.matrices)}: set model=two_layer"
+            )
+
+    def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
+        return [geoopt.Euclidean(ndim=2) for _ in shape.matrices]
+
+    def initial(
+        self, shape: NetworkShape, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float64
+    ) -> list[Tensor]:
+        weights = super().initial(shape, generators, torch.float64)
+        self.project_jointly(weights)
+        return [weight.to(dtype) for weight in weights]
+
+    def project_jointly(self, weights: Sequence[Tensor]) -> None:
+        w1, w2 = weights
+        u, v, shrink = _excess(w1.double().mT @ w2.double(), self.c)
+        if bool((shrink > 0).any()):
+            w1.sub_(((w1.double() @ u * shrink.unsqueeze(-2)) @ u.mT).to(w1.dtype))
+            w2.sub_(((w2.double() @ v * shrink.unsqueeze(-2)) @ v.mT).to(w2.dtype))
+
+    def residual(self, weights: Sequence[Tensor]) -> Tensor:
+        m = weights[0].detach().double().mT @ weights[1].detach().double()
+        norm = torch.linalg.eigvalsh(m.mT @ m)[..., -1].clamp_min(0).sqrt()
+        return (norm / self.c - 1).clamp_min(0)
+
+    @property
+    def step_scale(self) -> float:
+        """max(1, c): balanced layers under a map of norm c have squared norm c each."""
+        return max(1.0, self.c)
+
+    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+        return ProductFlow(moment, self.c)
+
+    def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
+        """c² Σ of the min(z, h) most negative eigenvalues (Proposition 3)."""
+        rank = min(shape.embedding, shape.hidden, shape.dim)
+        return self.c**2 * eigvals[..., :rank].clamp(max=0).sum(-1)
