@@ -1,6 +1,6 @@
 """Time of one optimizer step and of one whole training iteration, next to the alternatives.
 
-    python scripts/benchmark_geometry.py                # full table, about four minutes
+    python scripts/benchmark_geometry.py                # full table, about five minutes
     python scripts/benchmark_geometry.py quick=true     # small shapes, seconds
     python scripts/benchmark_geometry.py out=DIR        # also DIR/geometry_benchmark.{png,md,json}
 
@@ -215,16 +215,22 @@ def measure(
     Args:
         methods: what to call.
         rounds: most calls of each.
-        budget: seconds for the whole; a method too slow for its share is called less often, at least 3 times.
+        budget: seconds for the whole; a method too slow for its share is called less often: at least 3 times,
+            or once if a call takes more than 5 seconds.
     """
     first = {}
     for name, call in methods.items():
-        call()  # state is created here
-        begin = time.perf_counter()
-        call()
-        first[name] = time.perf_counter() - begin
+        for _ in range(2):  # state is created in the first call, which is not timed unless it is very slow
+            begin = time.perf_counter()
+            call()
+            first[name] = time.perf_counter() - begin
+            if first[name] > 5:
+                break
     share = budget / len(methods)
-    calls = {name: max(3, min(rounds, int(share / seconds))) for name, seconds in first.items()}
+    calls = {
+        name: max(1 if seconds > 5 else 3, min(rounds, int(share / seconds)))
+        for name, seconds in first.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in methods}
     order = list(methods)
     shuffle = random.Random(0).shuffle
@@ -243,7 +249,7 @@ def measure(
 def benchmark(quick: bool) -> list[Timing]:
     """Every timing, in the order of the table."""
     plan = QUICK if quick else FULL
-    rounds, budget = (5, 2.0) if quick else (200, 30.0)
+    rounds, budget = (5, 2.0) if quick else (200, 20.0)
     out = []
     for kind, make in (("steps", step_methods), ("iterations", iteration_methods)):
         for shape in plan[kind]:

@@ -26,7 +26,7 @@ class _Ball(geoopt.Euclidean):
             raise UserError(f"a ball needs a positive finite radius, got {radius}: write radius=1.0")
 
     def extra_repr(self) -> str:
-        return f"radius={self.radius:g}"
+        return f"radius={self.radius!r}"
 
     def matrix_norm(self, x: Tensor) -> Tensor:
         raise NotImplementedError

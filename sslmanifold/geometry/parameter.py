@@ -7,13 +7,21 @@ from torch import Tensor, nn
 
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
+from sslmanifold.geometry.balls import FrobeniusBall, SpectralBall
 from sslmanifold.geometry.feasibility import residual
+from sslmanifold.geometry.stiefel import Stiefel
 from sslmanifold.geometry.tolerance import feasibility_tolerance
 
 
 def same_manifold(a: "geoopt.Manifold", b: "geoopt.Manifold") -> bool:
-    """Whether two manifold objects describe the same manifold: the same type and the same settings."""
-    return a is b or (type(a) is type(b) and repr(a) == repr(b))
+    """Whether two manifold objects describe the same manifold.
+
+    Ours if type and settings agree; geoopt's only if they are one object, since their settings cannot be read off.
+    """
+    if a is b:
+        return True
+    ours = isinstance(a, Stiefel | FrobeniusBall | SpectralBall)
+    return ours and type(a) is type(b) and a.extra_repr() == b.extra_repr()
 
 
 def assert_feasible(x: Tensor, manifold: "geoopt.Manifold", what: str = "data") -> None:

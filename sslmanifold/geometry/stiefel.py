@@ -83,7 +83,7 @@ class Stiefel(geoopt.Manifold):
             )
 
     def extra_repr(self) -> str:
-        return f"metric={self.metric!r}, kappa={self.kappa:g}, retraction={self.retraction!r}"
+        return f"metric={self.metric!r}, kappa={self.kappa!r}, retraction={self.retraction!r}"
 
     # How a computation on tall matrices in a sufficient precision serves every shape and dtype.
     @staticmethod

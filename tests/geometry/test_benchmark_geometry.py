@@ -25,7 +25,7 @@ def script():
 def test_quick_mode(script, tmp_path, capsys):
     timings = script.main(["quick=true", f"out={tmp_path}"])
     assert {t.kind for t in timings} == {"step", "iteration"}
-    assert all(t.seconds > 0 and t.calls >= 3 for t in timings)
+    assert all(t.seconds > 0 and t.calls >= 1 for t in timings)
     methods = {t.method for t in timings}
     assert {"grassmann", "project", "geoopt canonical", "SVD projection", "plain SGD"} <= methods
     assert "torch orthogonal, Householder" in methods

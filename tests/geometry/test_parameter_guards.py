@@ -71,6 +71,8 @@ def test_construction_from_random_with_an_equal_manifold():
     assert isinstance(p, nn.Parameter)
     with pytest.raises(UserError, match=r"data\.data"):
         ManifoldParameter(Stiefel().random(5, 2), manifold=Stiefel("canonical"))
+    with pytest.raises(UserError, match=r"data\.data"):
+        ManifoldParameter(FrobeniusBall(1.0).random(5, 2), manifold=FrobeniusBall(1.0 + 1e-12))
     with pytest.raises(UserError, match=r"Stiefel\(\)"):
         ManifoldParameter(haar(5, 2))
     with pytest.raises(UserError, match=r"haar\(n, p\)"):
