@@ -1,11 +1,13 @@
 """The run folder: the only file that knows what lies where in it.
 
-    config.yaml           the resolved configuration
-    metrics.csv           one row a logged step
-    summary.json          last values, extremes, status, versions
-    trajectory.npz        arrays over logged steps, embeddings at the start and at the end
-    checkpoints/last.ckpt
-    figures/*.png
+config.yaml           the resolved configuration
+metrics.csv           one row a logged step
+summary.json          last values, extremes, status, versions
+trajectory.npz        arrays over logged steps, embeddings at the start and at the end
+checkpoints/last.ckpt  refreshed while training; best.ckpt beside it
+figures/*.png
+probes/               <probe>.json and table.csv
+export/               the embedding without this package
 """
 
 import csv
@@ -43,7 +45,9 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's files are private; a run folder is shared like any other file
+        temporary.chmod(
+            0o666 & ~mask
+        )  # mkstemp's files are private; a run folder is shared like any other file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -71,6 +75,9 @@ class RunFolder:
     summary = property(lambda self: self.path / "summary.json")
     trajectory = property(lambda self: self.path / "trajectory.npz")
     checkpoint = property(lambda self: self.path / "checkpoints" / "last.ckpt")
+    best = property(lambda self: self.path / "checkpoints" / "best.ckpt")
+    probes = property(lambda self: self.path / "probes")
+    export = property(lambda self: self.path / "export")
     figures = property(lambda self: self.path / "figures")
 
     def holds_run(self) -> bool:
@@ -85,7 +92,9 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         with atomic(self.summary) as temporary:
-            temporary.write_text(json.dumps(finite_json(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps(finite_json(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+            )
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """All rows, ``step`` first; a key that a row lacks is an empty cell."""
@@ -107,12 +116,24 @@ class RunFolder:
 
         for path in (self.config, self.metrics, self.summary, self.trajectory):
             path.unlink(missing_ok=True)
-        for path in (self.checkpoint.parent, self.figures, self.path / "probes", self.path / "wandb"):
+        former = (self.checkpoint.parent, self.figures, self.probes, self.export)
+        for path in (*former, self.path / "wandb", self.path / "tensorboard"):
             shutil.rmtree(path, ignore_errors=True)
+
+    def remove_partial_files(self) -> None:
+        """Remove what a killed process was writing; the files themselves are whole."""
+        for path in (self.config, self.metrics, self.summary, self.trajectory, self.checkpoint, self.best):
+            for partial in path.parent.glob(f".{path.name}.*"):
+                partial.unlink(missing_ok=True)
 
 
 class Run:
     """A finished (or interrupted) run, read back from its folder.
+
+    Args:
+        path: the folder.
+        checkpoint: "last" or "best": which of its checkpoints ``model`` is read from.
+        project: project weights that left their manifold instead of refusing them.
 
     Attributes:
         path: the folder.
@@ -120,16 +141,25 @@ class Run:
         summary: last values, extremes, status.
         metrics: column name → list of floats (NaN where a row has no value).
         trajectory: name → array.
-        model: the network with the run's last weights, in evaluation mode.
+        model: the network with the checkpoint's weights, in evaluation mode.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, checkpoint: str = "last", project: bool = False) -> None:
         self.path = Path(path)
         self.folder = RunFolder(self.path)
+        self.project = project
+        choices = {"last": self.folder.checkpoint, "best": self.folder.best}
+        if checkpoint not in choices:
+            raise UserError(f"checkpoint={checkpoint} is neither of: last, best")
+        self.checkpoint: Path = choices[checkpoint]
         if not self.path.is_dir():
-            raise UserError(f"{self.path} is not a folder: pass the run folder that `sslmanifold train` printed")
+            raise UserError(
+                f"{self.path} is not a folder: pass the run folder that `sslmanifold train` printed"
+            )
         if not self.folder.config.exists():
-            raise UserError(f"{self.path} is not a run folder: it has no config.yaml; pass a folder that has one")
+            raise UserError(
+                f"{self.path} is not a run folder: it has no config.yaml; pass a folder that has one"
+            )
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, status={self.summary.get('status', 'unfinished')!r})"
@@ -142,7 +172,11 @@ class Run:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        return json.loads(self.folder.summary.read_text(encoding="utf-8")) if self.folder.summary.exists() else {}
+        return (
+            json.loads(self.folder.summary.read_text(encoding="utf-8"))
+            if self.folder.summary.exists()
+            else {}
+        )
 
     @cached_property
     def metrics(self) -> dict[str, list[float]]:
@@ -164,24 +198,30 @@ class Run:
     def model(self) -> "ConstrainedNetwork":
         from sslmanifold.training.restore import restore_network
 
-        if not self.folder.checkpoint.exists():
+        if not self.checkpoint.exists():
             reason = self.summary.get("reason")
             raise UserError(
-                f"{self.path} has no checkpoints/last.ckpt"
+                f"{self.path} has no checkpoints/{self.checkpoint.name}"
                 + (f" (the run {self.summary['status']}: {reason})" if reason else "")
-                + ": run the training again"
+                + f": train it first, `sslmanifold train ckpt_path={self.path}`"
             )
-        return restore_network(self.config, self.folder.checkpoint)
+        return restore_network(self.config, self.checkpoint, project=self.project)
 
     def embed(self, x: Any) -> "Tensor":
         """Embed raw inputs (n, d) with the run's last weights: see ``ConstrainedNetwork.embed``."""
         return self.model.embed(x)
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Path, *, checkpoint: str = "last", project: bool = False) -> Run:
     """A run read back from its folder: ``load_run(DIR).embed(x)``.
 
+    Args:
+        path: the run folder.
+        checkpoint: "last" or "best".
+        project: project weights that left their manifold instead of refusing them.
+
     Raises:
-        UserError: where the folder is not a run's, or (on first use of ``model``) has no checkpoint.
+        UserError: where the folder is not a run's, or (on first use of ``model``) has no such checkpoint, or
+            one with weights off their manifold.
     """
-    return Run(path)
+    return Run(path, checkpoint=checkpoint, project=project)

@@ -11,11 +11,23 @@ from sslmanifold.data import PairDataModule
 from sslmanifold.errors import UserError
 from sslmanifold.models import Affine
 from sslmanifold.theory import default_step
+from sslmanifold.training.checkpointing import Checkpointing
 from sslmanifold.training.loggers import RunLogger
 from sslmanifold.training.module import SSLModule
 from sslmanifold.training.options import optimizer_options, run_options, trainer_options, weight_dtype
 
-GROUPS = ("data", "model", "loss", "constraint", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+GROUPS = (
+    "data",
+    "model",
+    "loss",
+    "constraint",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "checkpoint",
+    "logger",
+)
 
 # C is formed, and its spectrum found, up to this many features: 4096² float64 is 134 MB
 LARGEST_MOMENT = 4096
@@ -51,6 +63,8 @@ class Experiment:
         self.callbacks = [
             build_group(options, f"callbacks.{name}") for name, options in (config["callbacks"] or {}).items()
         ]
+        checkpoint = config.get("checkpoint")
+        self.checkpointing = build_group(checkpoint, "checkpoint") if checkpoint else Checkpointing()
         self.optimizer_class, self.optimizer_options, lr = optimizer_options(config["optimizer"])
 
         self.datamodule = PairDataModule(
@@ -108,14 +122,16 @@ class Experiment:
         seed = self.options["seed"]
         # one stream per (seed, replica): replica 0 of many is the single run of the same seed
         streams = np.random.SeedSequence(seed).spawn(self.options["replicas"])
-        generators = [torch.Generator().manual_seed(int(s.generate_state(1, np.uint64)[0] >> 1)) for s in streams]
+        generators = [
+            torch.Generator().manual_seed(int(s.generate_state(1, np.uint64)[0] >> 1)) for s in streams
+        ]
         samples = self.datamodule.samples
         network = spec.build(
             self.datamodule.dim,
             self.constraint,
             generators,
             self.dtype,
-            Affine(getattr(samples, "mean", None), getattr(samples, "components", None)),
+            Affine(samples.mean, samples.components),
         )
         module = SSLModule(
             network,

@@ -1,22 +1,25 @@
 """One training run: from an experiment to a finished run folder, whatever happens on the way."""
 
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import seed_everything
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from sslmanifold.errors import UserError
-from sslmanifold.runs import Run, RunFolder, atomic
+from sslmanifold.runs import Run, RunFolder
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures
-from sslmanifold.training.interruption import stop_on_signals
+from sslmanifold.training.interruption import Interruption
 from sslmanifold.training.observer import Observer
 from sslmanifold.training.quiet import quiet_lightning
 from sslmanifold.training.recorder import Recorder
+from sslmanifold.training.resume import checkpoint_to_resume, finished
 from sslmanifold.training.versions import versions
 
 # points kept of the training embedding, for figures
@@ -28,7 +31,8 @@ def run_training(config: dict[str, Any], run_dir: str | Path) -> Run:
 
     Args:
         config: the resolved configuration as plain containers.
-        run_dir: the run folder; must not hold a run unless ``overwrite`` is true.
+        run_dir: the run folder; must not hold a run unless ``overwrite`` is true, or ``ckpt_path`` names that
+            run: it then goes on from its checkpoint, with the same results as if it had never stopped.
 
     Returns:
         The run, read back from its folder. A run that diverged or was stopped by a signal returns too: its
@@ -37,11 +41,21 @@ def run_training(config: dict[str, Any], run_dir: str | Path) -> Run:
     Raises:
         UserError: for a mistake in the configuration. The folder then holds ``summary.json`` with the reason.
     """
-    started = time.monotonic()
     folder = RunFolder(run_dir)
-    if folder.holds_run():
+    checkpoint = None
+    if config.get("ckpt_path"):
+        checkpoint = checkpoint_to_resume(config, folder)
+        config = config | {"ckpt_path": None, "overwrite": False}
+        if checkpoint is not None and finished(config, folder):
+            return Run(folder.path)
+        folder.remove_partial_files()
+        folder.summary.unlink(missing_ok=True)
+    elif folder.holds_run():
         if not config.get("overwrite"):
-            raise UserError(f"{folder.path} already holds a run: choose another hydra.run.dir, or set overwrite=true")
+            raise UserError(
+                f"{folder.path} already holds a run: choose another hydra.run.dir, set overwrite=true, or go on with "
+                f"it: ckpt_path={folder.path}"
+            )
         folder.clear()
     folder.write_config(config)
     try:
@@ -50,18 +64,22 @@ def run_training(config: dict[str, Any], run_dir: str | Path) -> Run:
         choices = {key: config[key] for key in ("seed", "replicas") if key in config}
         folder.write_summary({"status": "failed", "reason": str(error), **choices, "versions": versions()})
         raise
-    return _Training(experiment, folder, started).run()
+    return _Training(experiment, folder, checkpoint).run()
 
 
 class _Training:
     """The state of one run between its start and its summary."""
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, started: float) -> None:
+    def __init__(self, experiment: Experiment, folder: RunFolder, checkpoint: Path | None) -> None:
         self.experiment = experiment
+        self.checkpointing = experiment.checkpointing
+        self.checkpointing.folder = folder
         self.module = experiment.module
         self.module.recorder = Recorder(folder)
+        self.module.project_on_load = self.checkpointing.project
         self.folder = folder
-        self.started = started
+        self.checkpoint = checkpoint
+        self.interruption = Interruption()
 
     def run(self) -> Run:
         """Train, and leave a complete run folder whatever happens.
@@ -75,34 +93,49 @@ class _Training:
         try:
             first = self._embedding_arrays("initial")
             trainer = self._trainer(loggers)
-            with stop_on_signals(trainer) as stopped, quiet_lightning():
-                trainer.fit(self.module, datamodule=experiment.datamodule)
-            status, reason = self._outcome(stopped)
+            with self.interruption, quiet_lightning(), isolate_rng():
+                # what a user's callback draws depends on the seed, and on nothing that was drawn before
+                seed_everything(experiment.options["seed"], verbose=False)
+                trainer.fit(
+                    self.module,
+                    datamodule=experiment.datamodule,
+                    ckpt_path=self.checkpoint,
+                    weights_only=True if self.checkpoint else None,
+                )
+                if self.checkpoint and self.module.steps_done >= experiment.steps:
+                    self._close(trainer)
+                self.checkpointing.save(trainer, self.module)
+            status, reason = self._outcome(self.interruption.seen)
             self.module.recorder.write()
-            with atomic(self.folder.checkpoint) as temporary, quiet_lightning():
-                trainer.save_checkpoint(temporary, weights_only=False)
             self._write_trajectory(first)
             self._write_summary(status, reason)
             for callback in experiment.callbacks:
                 if isinstance(callback, Figures):
                     figures += callback.draw(self.folder.path)
         except BaseException as error:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self._write_summary(status, str(error) or type(error).__name__)
+            stopped = isinstance(error, KeyboardInterrupt | SIGTERMException)
+            self._write_summary("interrupted" if stopped else "failed", str(error) or type(error).__name__)
             raise
         finally:
             experiment.logger.finish(loggers, figures, Run(self.folder.path).summary)
         return Run(self.folder.path)
+
+    def _close(self, trainer: lightning.Trainer) -> None:
+        """The last row of a run that was killed after its last step: Lightning has nothing to do and calls nobody."""
+        for callback in self.experiment.callbacks:
+            if isinstance(callback, Observer):
+                callback.on_train_start(trainer, self.module)
+        self.module.on_train_end()
 
     def _trainer(self, loggers: list) -> lightning.Trainer:
         bar = any(isinstance(c, lightning.pytorch.callbacks.ProgressBar) for c in self.experiment.callbacks)
         options = {
             "max_epochs": 1,  # the loader yields exactly max_steps batches as one epoch
             "logger": loggers or False,
-            "enable_checkpointing": False,
+            "enable_checkpointing": True,  # ours: see Checkpointing
             "enable_model_summary": False,
             "enable_progress_bar": bar,
-            "callbacks": self.experiment.callbacks,
+            "callbacks": [*self.experiment.callbacks, self.interruption, self.checkpointing],
             "default_root_dir": self.folder.path,
         }
         with quiet_lightning():
@@ -114,7 +147,9 @@ class _Training:
     def _outcome(self, stopped: list[int]) -> tuple[str, str]:
         module = self.module
         if module.diverged_at is not None:
-            reason = f"the loss left the finite numbers after step {module.diverged_at} (time {module.time:.4g})"
+            reason = (
+                f"the loss left the finite numbers after step {module.diverged_at} (time {module.time:.4g})"
+            )
             lowest = None if module.eigvals is None else float(module.eigvals[0])
             if lowest is not None and lowest < 0 and module.optimum() is None:
                 reason += (
@@ -122,7 +157,9 @@ class _Training:
                     f"negative eigenvalue (λ1 = {lowest:.4g}). Set constraint=orthogonal, operator_norm or scaled"
                 )
             else:
-                reason += f"; the step is too large: set optimizer.lr below {self.experiment.learning_rate:.3g}"
+                reason += (
+                    f"; the step is too large: set optimizer.lr below {self.experiment.learning_rate:.3g}"
+                )
             return "diverged", reason
         if stopped:
             return "interrupted", f"stopped by {signal.Signals(stopped[0]).name} at step {module.steps_done}"
@@ -151,7 +188,12 @@ class _Training:
         summary |= {key: self.experiment.options[key] for key in ("seed", "replicas")}
         summary |= {"steps": module.steps_done, "optimizer/lr": self.experiment.learning_rate}
         shape = module.network.shape
-        summary |= {"dim": shape.dim, "hidden": shape.hidden, "embedding": shape.embedding, "n": self.experiment.datamodule.n}
+        summary |= {
+            "dim": shape.dim,
+            "hidden": shape.hidden,
+            "embedding": shape.embedding,
+            "n": self.experiment.datamodule.n,
+        }
         optimum = module.optimum()
         if optimum is not None:
             summary["train/optimum"] = optimum
@@ -159,7 +201,6 @@ class _Training:
         for callback in self.experiment.callbacks:
             if isinstance(callback, Observer):
                 summary |= callback.summary(module)
-        summary |= {"wall_seconds": time.monotonic() - self.started, "versions": versions()}
+        summary |= {f"checkpoint/best_{key}": value for key, value in self.checkpointing.best_of.items()}
+        summary |= {"wall_seconds": self.checkpointing.seconds, "versions": versions()}
         self.folder.write_summary(summary)
-
-

@@ -2,30 +2,50 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import lightning
+from lightning.pytorch import Callback
 
 
-@contextmanager
-def stop_on_signals(trainer: lightning.Trainer) -> Iterator[list[int]]:
-    """Finish the step in hand on SIGINT or SIGTERM; a second SIGINT stops at once. Yields the signals seen."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
+class Interruption(Callback):
+    """Finishes the step in hand on SIGINT or SIGTERM; a second signal stops at once. Used as ``with``.
 
-    def stop(number: int, frame: Any) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-        trainer.should_stop = True
+    Attributes:
+        seen: the signals received, in order.
+    """
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in previous.items():
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self._trainer: lightning.Trainer | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # the only thread that may set handlers
+            self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._install()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def _install(self) -> None:
+        for number in self._previous:
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        if self.seen:
+            raise KeyboardInterrupt
+        self.seen.append(number)
+        if self._trainer is not None:
+            self._trainer.should_stop = True
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._trainer = trainer
+        # Lightning's own SIGTERM handler, installed on the way here, would end the run with an exception;
+        # with several processes it also tells the others, so there it stays
+        if trainer.world_size == 1:
+            self._install()
+        if self.seen:
+            trainer.should_stop = True

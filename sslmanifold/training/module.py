@@ -15,6 +15,8 @@ from sslmanifold.geometry import require_riemannian
 from sslmanifold.models import ConstrainedNetwork
 from sslmanifold.training.observer import Observer
 from sslmanifold.training.recorder import Recorder
+from sslmanifold.training.restore import require_feasible
+from sslmanifold.training.resumable import between_steps, random_state, set_random_state
 
 
 class SSLModule(lightning.LightningModule):
@@ -62,11 +64,14 @@ class SSLModule(lightning.LightningModule):
         self.register_buffer("moment", moment, persistent=False)
         dtype = network.weights[0].dtype
         self.register_buffer(
-            "step_moment", moment.to(dtype) if through_moment and moment is not None else None, persistent=False
+            "step_moment",
+            moment.to(dtype) if through_moment and moment is not None else None,
+            persistent=False,
         )
         self.eigvals = None if moment is None else torch.linalg.eigvalsh(moment.double())
         self.hyperparameters = hyperparameters or {}
         self.recorder = Recorder()
+        self.project_on_load = False
         self.time = 0.0
         self.last_lr = 0.0
         self.diverged_at: int | None = None
@@ -107,9 +112,13 @@ class SSLModule(lightning.LightningModule):
             loss = self.loss(self.network(batch.x), self.network(batch.positives), negatives)
         return self.constraint.objective(loss, list(self.network.weights))
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
         lr = float(optimizer.param_groups[0]["lr"])
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with torch.no_grad():
+            self.constraint.project_jointly(list(self.network.weights))
         self._cache.clear()
         if self.diverged_at is None:
             self.last_lr = lr
@@ -182,29 +191,40 @@ class SSLModule(lightning.LightningModule):
             values |= observer.measure(self)
         return values
 
-    def record(self) -> None:
-        """Write one row for the current state."""
+    def record(self, *, closing: bool = False) -> None:
+        """Write one row for the current state; see :meth:`Recorder.record` for ``closing``."""
         arrays: dict[str, Any] = {"time": self.time}
         for observer in self._observers():
             arrays |= observer.arrays(self)
         loggers = self.trainer.loggers if self.trainer.is_global_zero else []
-        self.recorder.record(self.steps_done, self.measure(), arrays, loggers)
+        self.recorder.record(self.steps_done, self.measure(), arrays, loggers, closing=closing)
 
     def _observers(self) -> list[Observer]:
         return [c for c in self.trainer.callbacks if isinstance(c, Observer)]  # type: ignore[attr-defined]
 
-    def on_train_start(self) -> None:
-        if self._batch is None and self.full_batch and not self.through_moment:
-            # the initial row needs the triplets before the loop hands them over
-            self._batch = self.transfer_batch_to_device(next(iter(self.trainer.train_dataloader)), self.device, 0)
-        self.record()
-
-    def on_train_batch_end(self, outputs: Any, batch: TripletBatch, batch_idx: int) -> None:
+    def record_if_due(self) -> None:
+        """Write the row of the current step if it is one of every ``trainer.log_every_n_steps``."""
         if self.diverged_at is None and self.steps_done % self.trainer.log_every_n_steps == 0:
             self.record()
 
+    def record_start(self) -> None:
+        """Write the row of the initial state, once; a resumed run has its rows already."""
+        if self._batch is None and self.full_batch and not self.through_moment:
+            # the initial row needs the triplets before the loop hands them over
+            batch = self.trainer.train_dataloader.batch(self.steps_done)
+            self._batch = self.transfer_batch_to_device(batch, self.device, 0)
+        if self.steps_done == 0:
+            self.record()
+        self.recorder.write()
+
+    def on_train_start(self) -> None:
+        self.record_start()
+
+    def on_train_batch_end(self, outputs: Any, batch: TripletBatch, batch_idx: int) -> None:
+        self.record_if_due()
+
     def on_train_end(self) -> None:
-        self.record()
+        self.record(closing=self.steps_done % self.trainer.log_every_n_steps != 0)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
@@ -212,11 +232,24 @@ class SSLModule(lightning.LightningModule):
         checkpoint["sslmanifold"] = {
             "config": self.hyperparameters,
             "time": self.time,
+            "last_lr": self.last_lr,
             "steps_done": self.steps_done,
+            "diverged_at": self.diverged_at,
             "recorder": self.recorder.state_dict(),
+            "random": random_state(),
         }
+        between_steps(checkpoint["loops"]["fit_loop"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["sslmanifold"]
-        self.time, self.steps_done = saved["time"], saved["steps_done"]
+        self.time, self.steps_done, self.last_lr = saved["time"], saved["steps_done"], saved["last_lr"]
         self.recorder.load_state_dict(saved["recorder"])
+        set_random_state(saved["random"])
+        require_feasible(
+            checkpoint["state_dict"],
+            self.constraint,
+            self.network.shape,
+            "ckpt_path",
+            project=self.project_on_load,
+            prefix="network.",
+        )

@@ -12,6 +12,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.geometry import RiemannianSGD
 from sslmanifold.metrics import subspace_distance
 from sslmanifold.theory.flow import Flow, FlowBlowUp
+from sslmanifold.training.flow_state import pack, unpack
 from sslmanifold.training.module import SSLModule
 from sslmanifold.training.observer import Observer
 
@@ -44,6 +45,7 @@ class ODEComparison(Observer):
     def __post_init__(self) -> None:
         self.flow: Flow | None = None
         self.state: Any = None
+        self._resumed: dict[str, Any] | None = None
         self.blow_up_time: float | None = None
         self._loss: Tensor | None = None
         self._deviation: Tensor | None = None
@@ -58,8 +60,11 @@ class ODEComparison(Observer):
         if not self.approximate:
             self._refuse_what_no_flow_describes(trainer, pl_module)
         self.flow = flow
-        if self.state is None:  # a resumed run brings its state along
-            self.state = flow.start(*(weight.detach().double().cpu() for weight in pl_module.network.weights))
+        start = flow.start(*(weight.detach().double().cpu() for weight in pl_module.network.weights))
+        if self._resumed is None:
+            self.state = start
+        else:  # a resumed run brings its state along; None once the flow has blown up
+            self.state = None if self._resumed["state"] is None else unpack(self._resumed["state"], start)
         points = pl_module.points.double().cpu()
         # ‖X Δ‖_F through XᵀX where that is the smaller matrix
         self._gram = points.mT @ points if points.shape[0] > points.shape[1] else None
@@ -107,6 +112,8 @@ class ODEComparison(Observer):
         return torch.linalg.matrix_norm(self._points @ difference)
 
     def _compare(self, module: SSLModule) -> None:
+        if self.state is None:
+            return
         m = self.state.m
         if module.network.linear:
             gap = self._norm(module.map() - m)
@@ -116,6 +123,19 @@ class ODEComparison(Observer):
         self._deviation = gap / self._norm(m).clamp_min(tiny)
         previous = self._deviation if self._deviation_max is None else self._deviation_max
         self._deviation_max = torch.maximum(previous, self._deviation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The flow's state in plain containers, for a checkpoint."""
+        if self.flow is None:
+            return {}
+        state = None if self.state is None else pack(self.state)
+        return {"state": state, "blow_up_time": self.blow_up_time, "deviation_max": self._deviation_max}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict:
+            self._resumed = state_dict
+            self.blow_up_time = state_dict["blow_up_time"]
+            self._deviation_max = state_dict["deviation_max"]
 
     def measure(self, module: SSLModule) -> dict[str, Tensor]:
         if self.flow is None:

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import lightning
 import torch
@@ -18,9 +18,28 @@ def run_options(
     replicas: Annotated[int, Field(gt=0)] = 1,
     threads: Annotated[int, Field(gt=0)] = 1,
     overwrite: bool = False,
+    ckpt_path: str | None = None,
+    resume: bool = False,
+    optimized_metric: str | list[str] | None = None,
 ) -> dict[str, Any]:
     """The top-level keys of a run; its signature is their schema."""
-    return {"seed": seed, "replicas": replicas, "threads": threads, "overwrite": overwrite}
+    return {
+        "seed": seed,
+        "replicas": replicas,
+        "threads": threads,
+        "overwrite": overwrite,
+        "ckpt_path": ckpt_path,
+        "resume": resume,
+        "optimized_metric": optimized_metric,
+    }
+
+
+def dynamics_options(
+    time: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto",
+    points: Annotated[int, Field(ge=2)] = 201,
+) -> dict[str, Any]:
+    """The keys that ``dynamics`` has and ``train`` has not; its signature is their schema."""
+    return {"time": time, "points": points}
 
 
 def trainer_options(
@@ -40,7 +59,12 @@ def trainer_options(
             f"trainer.strategy={strategy} shards weights, and a shard does not lie on the manifold: "
             "set trainer.strategy=ddp or leave it out"
         )
-    return {"max_steps": max_steps, "precision": precision, "log_every_n_steps": log_every_n_steps, **lightning_keys}
+    return {
+        "max_steps": max_steps,
+        "precision": precision,
+        "log_every_n_steps": log_every_n_steps,
+        **lightning_keys,
+    }
 
 
 def weight_dtype(precision: str | int) -> torch.dtype:
@@ -66,7 +90,9 @@ def optimizer_options(group: Mapping[str, Any]) -> tuple[Any, dict[str, Any], fl
     lr = options.pop("lr", "auto")
     number = isinstance(lr, (int, float)) and not isinstance(lr, bool)
     if lr != "auto" and not (number and math.isfinite(lr) and lr > 0):
-        raise UserError(f"optimizer.lr={lr} is not valid: set a positive number, e.g. optimizer.lr=0.01, or auto")
+        raise UserError(
+            f"optimizer.lr={lr} is not valid: set a positive number, e.g. optimizer.lr=0.01, or auto"
+        )
     target = locate(options.pop("_target_", ""), "optimizer")
     checked = validated(target, options, "optimizer", skip=("params", "lr"))
     return target, checked, None if lr == "auto" else float(lr)

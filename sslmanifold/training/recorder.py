@@ -43,11 +43,25 @@ class Recorder:
         self.last: dict[str, float] = {}
         self._arrays: dict[str, list[np.ndarray]] = {}
         self._written = 0.0
+        self._closing: tuple[dict[str, float], list[str]] | None = None
 
-    def record(self, step: int, values: Mapping[str, Tensor], arrays: Mapping[str, Any], loggers: list) -> None:
-        """Log one row; a step that is already recorded is not recorded twice."""
+    def record(
+        self,
+        step: int,
+        values: Mapping[str, Tensor],
+        arrays: Mapping[str, Any],
+        loggers: list,
+        *,
+        closing: bool = False,
+    ) -> None:
+        """Log one row; a step that is already recorded is not recorded twice.
+
+        A ``closing`` row is there only because training stopped at that step: a run that goes on from there has
+        no such row, so checkpoints leave it out.
+        """
         if self.rows and self.rows[-1]["step"] == step:
             return
+        self._closing = (dict(self.last), list(arrays)) if closing else None
         row = spread(values)
         self.rows.append({"step": step, **row})
         self.last = self.last | row
@@ -66,16 +80,23 @@ class Recorder:
 
     def trajectory(self) -> dict[str, np.ndarray]:
         """``steps`` (T,) and every array stacked over the rows that have it: (T, …)."""
-        return {"steps": np.array([row["step"] for row in self.rows])} | {k: np.stack(v) for k, v in self._arrays.items()}
+        return {"steps": np.array([row["step"] for row in self.rows])} | {
+            k: np.stack(v) for k, v in self._arrays.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
+        rows, last, arrays = self.rows, self.last, dict(self._arrays)
+        if self._closing is not None:
+            rows, last = rows[:-1], self._closing[0]
+            arrays |= {name: arrays[name][:-1] for name in self._closing[1]}
         return {
-            "rows": [dict(row) for row in self.rows],
-            "last": dict(self.last),
-            "arrays": {k: torch.from_numpy(np.stack(v)) for k, v in self._arrays.items()},
+            "rows": [dict(row) for row in rows],
+            "last": dict(last),
+            "arrays": {k: torch.from_numpy(np.stack(v)) for k, v in arrays.items() if v},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows = [dict(row) for row in state["rows"]]
         self.last = dict(state["last"])
         self._arrays = {k: list(v.numpy()) for k, v in state["arrays"].items()}
+        self._closing = None

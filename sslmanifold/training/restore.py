@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from sslmanifold.config.check import build_group
+from sslmanifold.constraints import Constraint, NetworkShape
 from sslmanifold.errors import UserError
-from sslmanifold.models import Affine, ConstrainedNetwork
+from sslmanifold.geometry import feasibility_tolerance, residual
+from sslmanifold.models import Affine, ConstrainedNetwork, LinearMap
 
 _PREFIX = "network."
 
@@ -28,22 +30,79 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def restore_network(config: dict[str, Any], path: Path) -> ConstrainedNetwork:
+def require_feasible(
+    state: dict[str, Any],
+    constraint: Constraint,
+    shape: NetworkShape,
+    path: Path | str,
+    *,
+    project: bool = False,
+    prefix: str = "",
+) -> None:
+    """Check, or with ``project`` make, every weight of a state dict a point of its manifold.
+
+    Args:
+        state: holds ``<prefix>weights.0``, …; projected weights replace the ones there.
+        path: where the state came from, for the message.
+
+    Raises:
+        UserError: naming the weight, its residual and the way out.
+    """
+    for index, manifold in enumerate(constraint.manifolds(shape)):
+        key = f"{prefix}weights.{index}"
+        weight = state[key]
+        if project:
+            state[key] = manifold.projx(weight)
+            continue
+        worst, limit = float(residual(weight, manifold).amax()), feasibility_tolerance(weight.dtype)
+        if not worst <= limit:
+            raise UserError(
+                f"{path}: W{index + 1} is off its manifold ({constraint.name}): residual {worst:.3g}, allowed "
+                f"{limit:.0e}; to project it set project=true (train: checkpoint.project=true, in Python "
+                "load_run(DIR, project=True))"
+            )
+
+
+def restore_network(
+    config: dict[str, Any], path: Path, *, project: bool = False
+) -> ConstrainedNetwork | LinearMap:
     """The network of a run, weights strictly as saved, in evaluation mode.
+
+    Args:
+        project: project weights that left their manifold instead of refusing them.
 
     Raises:
         UserError: for a damaged checkpoint, or weights that left their manifold (naming the residual).
     """
+    checkpoint = read_checkpoint(path)
+    if checkpoint["sslmanifold"].get("kind") == "dynamics":
+        return _restore_map(config, checkpoint["state_dict"])
     state = {
         key.removeprefix(_PREFIX): value
-        for key, value in read_checkpoint(path)["state_dict"].items()
+        for key, value in checkpoint["state_dict"].items()
         if key.startswith(_PREFIX)
     }
     constraint = build_group(config["constraint"], "constraint")
     spec = build_group(config["model"], "model")
-    weights = [state[f"weights.{i}"] for i in range(spec.layers)]
-    shape = spec.shape(weights[0].shape[-1])
+    names = [f"weights.{i}" for i in range(spec.layers)]
+    if not all(name in state for name in names):
+        raise UserError(
+            f"{path} does not hold the weights that its config.yaml describes: {', '.join(names)}"
+        )
+    shape = spec.shape(state[names[0]].shape[-1])
+    expected, found = shape.matrices, [tuple(state[name].shape[-2:]) for name in names]
+    if expected != found:
+        raise UserError(f"{path}: its weights are {found}, its config.yaml describes {expected}")
+    require_feasible(state, constraint, shape, path, project=project)
     affine = Affine(state.get("preprocessing.mean"), state.get("preprocessing.components"))
-    network = ConstrainedNetwork(shape, constraint, weights, spec.activation, affine)
+    network = ConstrainedNetwork(shape, constraint, [state[name] for name in names], spec.activation, affine)
     network.load_state_dict(state, strict=True)
     return network.eval().requires_grad_(False)
+
+
+def _restore_map(config: dict[str, Any], state: dict[str, torch.Tensor]) -> LinearMap:
+    """The map that ``sslmanifold dynamics`` solved for."""
+    affine = Affine(state.get("preprocessing.mean"), state.get("preprocessing.components"))
+    m = state["m"]
+    hidden = build_group(config["model"], "model").shape(m.shape[-2]).hidden
+    return LinearMap(m, hidden, affine).eval()

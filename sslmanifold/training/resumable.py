@@ -1,0 +1,57 @@
+"""What makes a checkpoint resumable at any step: random generators and Lightning's own counters."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """The state of Python's, NumPy's and torch's global generators, in plain containers and tensors.
+
+    The triplets of a run do not need it, they are a function of (seed, step); a user's own callback may.
+    """
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": [version, list(words), gauss],
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            position,
+            has_gauss,
+            cached,
+        ],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put every generator where :func:`random_state` saw it."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+def between_steps(fit_loop: dict[str, Any]) -> None:
+    """Make the saved counters of Lightning's fit loop those of a run between two steps of its one epoch, in place.
+
+    A run is one epoch of ``max_steps`` batches. Lightning's counters say "in the middle of a batch" while a
+    callback saves and "epoch over" once training has stopped, whether at its end or because of a signal; a
+    run resumed from either would skip a step, or end at once.
+    """
+    batches = fit_loop["epoch_loop.batch_progress"]
+    for counters in (batches["total"], batches["current"]):
+        counters["ready"] = counters["started"] = counters["completed"] = counters["processed"]
+    batches["is_last_batch"] = False
+    epochs = fit_loop["epoch_progress"]
+    for counters in (epochs["total"], epochs["current"]):
+        counters |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}

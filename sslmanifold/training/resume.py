@@ -1,0 +1,160 @@
+"""``ckpt_path=``: going on with a run in its own folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sslmanifold.errors import UserError
+from sslmanifold.runs import Run, RunFolder
+
+# What may differ between the parts of a run without making it another run.
+CHANGEABLE = (
+    "trainer.max_steps",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.enable_progress_bar",
+    "threads",
+    "checkpoint",
+    "callbacks.progress",
+    "callbacks.figures",
+    "ckpt_path",
+    "overwrite",
+    "hydra",
+)
+
+
+def changeable(key: str) -> bool:
+    """Whether a run may be resumed with another value of this key."""
+    return any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE)
+
+
+def locate_checkpoint(ckpt_path: str | Path, run_dir: str | Path | None = None) -> tuple[RunFolder, Path]:
+    """The run folder and the checkpoint that ``ckpt_path`` means; the checkpoint need not exist.
+
+    Args:
+        ckpt_path: a run folder, its ``checkpoints`` folder, a checkpoint in it, or "last" or "best" for the
+            one in ``run_dir``.
+
+    Raises:
+        UserError: where it is none of these.
+    """
+    if str(ckpt_path) in ("last", "best"):
+        if run_dir is None:
+            raise UserError(f"ckpt_path={ckpt_path} of which run? set hydra.run.dir=DIR, or ckpt_path=DIR")
+        folder = RunFolder(run_dir)
+        return folder, folder.checkpoint if str(ckpt_path) == "last" else folder.best
+    path = Path(ckpt_path)
+    if path.suffix == ".ckpt":
+        folder, checkpoint = RunFolder(path.parent.parent), path
+        if not path.exists():
+            raise UserError(
+                f"ckpt_path={path} does not exist: pass the run folder, or a file in its checkpoints/"
+            )
+        if path.parent.name != "checkpoints" or not folder.config.exists():
+            raise UserError(
+                f"ckpt_path={path} lies in no run folder: a run is resumed from DIR/checkpoints/*.ckpt, next to "
+                "DIR/config.yaml"
+            )
+        return folder, checkpoint
+    folder = RunFolder(path.parent if path.name == "checkpoints" else path)
+    if not folder.config.exists():
+        raise UserError(f"ckpt_path={path} is not a run folder: it has no config.yaml")
+    return folder, folder.checkpoint
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value of every leaf."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{name}.")
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Keys whose values differ and which make a run another run."""
+    a, b = flat(ours), flat(theirs)
+    absent = object()
+    return sorted(
+        key for key in a.keys() | b.keys() if not changeable(key) and a.get(key, absent) != b.get(key, absent)
+    )
+
+
+def resumed_config(
+    saved: dict[str, Any], composed: Mapping[str, Any], overrides: Sequence[str], where: Path
+) -> dict[str, Any]:
+    """The run's own configuration with what the overrides may change.
+
+    Args:
+        saved: ``config.yaml`` of the run.
+        composed: the run's overrides and the new ones, composed.
+        overrides: the new ones, as typed; all else in ``composed`` is ignored, so that a default that has
+            changed since does not matter.
+        where: the run folder, for messages.
+
+    Raises:
+        UserError: for an override that would make it another run.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    result = OmegaConf.create(saved)
+    wanted = OmegaConf.create(dict(composed))
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element().lstrip("+~").replace("/", ".").split("@")[0]
+        if key in ("ckpt_path", "overwrite") or key.split(".")[0] == "hydra":
+            continue
+        new, old = OmegaConf.select(wanted, key), OmegaConf.select(result, key)
+        if new == old:
+            continue
+        if not changeable(key):
+            had = "a different value" if OmegaConf.is_config(old) else old
+            raise UserError(
+                f"{override.input_line} would make another run of {where}, which was trained with {key}={had}: leave "
+                "it out, or start a new run without ckpt_path"
+            )
+        OmegaConf.update(result, key, new, merge=False, force_add=True)
+    return OmegaConf.to_container(result)  # type: ignore[return-value]
+
+
+def checkpoint_to_resume(config: Mapping[str, Any], folder: RunFolder) -> Path | None:
+    """The checkpoint that ``config["ckpt_path"]`` means, checked to belong to this run in this folder.
+
+    Returns:
+        None where the run was stopped before its first checkpoint: it then starts again.
+
+    Raises:
+        UserError: for a checkpoint of another folder, another configuration, or of a run that diverged.
+    """
+    from sslmanifold.training.restore import read_checkpoint
+
+    source, checkpoint = locate_checkpoint(config["ckpt_path"], folder.path)
+    if source.path.resolve() != folder.path.resolve():
+        raise UserError(
+            f"ckpt_path={config['ckpt_path']} goes on in its own run folder: set hydra.run.dir={source.path}, or "
+            "leave it out"
+        )
+    if not checkpoint.exists():
+        return None
+    saved = read_checkpoint(checkpoint)["sslmanifold"]
+    for key in differences(config, saved["config"]):
+        theirs = flat(saved["config"]).get(key, "nothing")
+        raise UserError(
+            f"{checkpoint} was trained with {key}={theirs}, not {flat(config).get(key, 'without it')}: resume with the "
+            "config.yaml of its own run folder"
+        )
+    if saved["diverged_at"] is not None:
+        raise UserError(
+            f"{folder.path} diverged after step {saved['diverged_at']}: there is nothing to go on with; start a new "
+            "run with a smaller optimizer.lr or another constraint"
+        )
+    return checkpoint
+
+
+def finished(config: Mapping[str, Any], folder: RunFolder) -> bool:
+    """Whether the run has already done all the steps the configuration asks for, and written its summary."""
+    summary = Run(folder.path).summary
+    return summary.get("status") == "completed" and summary.get("steps", 0) >= config["trainer"]["max_steps"]
