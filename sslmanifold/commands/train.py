@@ -1,33 +1,83 @@
 """``sslmanifold train``: one run, or with -m a sweep of them."""
 
+import functools
+import sys
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sslmanifold.config.application import plain, run_application
+from sslmanifold.config.application import EXIT_MISTAKE, plain, run_application
+from sslmanifold.errors import UserError
 
 
-def task(config: DictConfig) -> None:
-    """One job: train, print the result table."""
-    from sslmanifold.errors import UserError
+def task(config: DictConfig, resumed: list[str] | None = None) -> Any:
+    """One run: train, print the result table; returns the value of ``optimized_metric``.
+
+    Args:
+        config: as composed.
+        resumed: the overrides given to a run that goes on; None for a new run.
+    """
+    from sslmanifold.commands.resumption import resumed_options
     from sslmanifold.report.terminal import print_run
-    from sslmanifold.training.fit import run_training
+    from sslmanifold.sweeps.objective import objective
 
     hydra = HydraConfig.get()
-    sweep = hydra.mode == RunMode.MULTIRUN
-    label = f"job {hydra.job.num}: {hydra.job.override_dirname}" if sweep else ""
-    try:
-        run = run_training(plain(config), Path(hydra.runtime.output_dir))
-    except UserError as error:
-        if sweep:
-            print(f"{label} failed: {error}", flush=True)
-        raise
-    print_run(run, title=label)
+    folder = Path(hydra.runtime.output_dir)
+    if hydra.mode == RunMode.MULTIRUN:
+        run = _sweep_job(config, folder, hydra)
+    else:
+        run = _train(resumed_options(plain(config), folder, resumed), folder)
+        print_run(run)
     if run.summary["status"] == "interrupted":
         raise KeyboardInterrupt
+    return objective(run.summary, config.get("optimized_metric"))
+
+
+def _train(options: dict[str, Any], folder: Path) -> Any:
+    """Train with as many BLAS and OpenMP threads as ``threads`` says, not as many as there are cores."""
+    from threadpoolctl import threadpool_limits
+
+    from sslmanifold.training.fit import run_training
+
+    threads = options.get("threads")
+    with threadpool_limits(threads if isinstance(threads, int) and threads > 0 else 1):
+        return run_training(options, folder)
+
+
+def _sweep_job(config: DictConfig, folder: Path, hydra: DictConfig) -> Any:
+    from sslmanifold.report.terminal import job_line
+    from sslmanifold.sweeps.job import JobFailed, run_job
+
+    label = f"job {hydra.job.num} ({hydra.job.override_dirname})"
+    serial = str(hydra.launcher.get("_target_", "")).endswith("BasicLauncher")
+
+    def train(options: dict[str, Any], path: Path) -> Any:
+        if not serial and options.get("callbacks"):  # bars of several processes overwrite each other
+            options["callbacks"].pop("progress", None)
+        return _train(options, path)
+
+    try:
+        run, before = run_job(config, folder, Path(hydra.sweep.dir), dict(hydra.runtime.choices), train)
+    except JobFailed as failure:
+        print(f"{label} failed: {failure}", flush=True)
+        raise
+    print(job_line(label, run, before), flush=True)
+    return run
 
 
 def main(arguments: list[str]) -> int:
-    return run_application("train", task, arguments)
+    resumed = None
+    if any("ckpt_path=" in argument for argument in arguments):
+        from sslmanifold.commands.resumption import resume_arguments
+
+        try:
+            arguments, resumed = resume_arguments(arguments)
+        except UserError as error:
+            print(f"sslmanifold train: {error}", file=sys.stderr)
+            return EXIT_MISTAKE
+    return run_application(
+        "train", functools.partial(task, resumed=resumed) if resumed is not None else task, arguments
+    )

@@ -19,6 +19,9 @@ CHANGEABLE = (
     "callbacks.figures",
     "ckpt_path",
     "overwrite",
+    "resume",
+    "optimized_metric",
+    "sweep",
     "hydra",
 )
 
