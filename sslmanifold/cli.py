@@ -7,6 +7,7 @@ from sslmanifold.version import __version__
 
 COMMANDS = {
     "train": "train a constrained model next to its exact dynamics",
+    "dynamics": "solve those dynamics instead of training: the same folder, much faster",
 }
 
 HELP = """sslmanifold {version}: self-supervised models whose weights live on manifolds, next to their exact dynamics.

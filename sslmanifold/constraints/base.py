@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.constraints.solution import Solution
+from sslmanifold.errors import UserError
 from sslmanifold.geometry import haar, residual
+from sslmanifold.theory.flow import FlowBlowUp
 
 if TYPE_CHECKING:
     from geoopt import Manifold
@@ -81,6 +84,40 @@ class Constraint(ABC):
 
         Args:
             moment: C as differentiated, (d, d) or its eigenvalues (d,), float64.
+        """
+        return None
+
+    def solve(
+        self, moment: Tensor, shape: NetworkShape, weights: Sequence[Tensor], times: Tensor
+    ) -> Solution:
+        """The flow from these weights (S, ·, ·) at ascending times (Σ lr), C dense (d, d).
+
+        Raises:
+            UserError: where the constraint has no exact flow at this shape.
+        """
+        flow = self.flow(moment, shape)
+        if flow is None:
+            raise UserError(
+                f"constraint={self.name} has no exact flow for {shape.layers} layers: set model=two_layer, or train"
+            )
+        state, now, blow_up = flow.start(*weights), 0.0, None
+        maps, losses = [], []
+        for t in times.tolist():
+            try:
+                state = flow.advance(state, t - now)
+            except FlowBlowUp as end:
+                blow_up = end.time
+                break
+            now = t
+            maps.append(state.m)
+            losses.append(flow.loss(state))
+        return Solution(times[: len(maps)], torch.stack(maps), torch.stack(losses), flow.name, blow_up)
+
+    def limit_subspace(self, moment: Tensor, shape: NetworkShape) -> Tensor | None:
+        """Basis (d, r) of the span that the map converges to; None where there is no such statement.
+
+        Raises:
+            UserError: where it depends on the start (a tie in the spectrum).
         """
         return None
 

@@ -1,17 +1,20 @@
 """Orthonormal columns W1ᵀW1 = I, W2ᵀW2 = I: the constraint of Eq. 8 and Theorem 2."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import geoopt
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.constraints.base import Constraint
 from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.constraints.solution import Solution
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import Stiefel
-from sslmanifold.theory import optimum
+from sslmanifold.theory import limit_subspace, optimum, solve
 from sslmanifold.theory.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flow import Flow
 from sslmanifold.theory.orthogonal import OrthogonalFlow
@@ -82,6 +85,25 @@ class Orthogonal(Constraint):
         if shape.layers > 2:
             return DeepLinearFlow(moment, shape.layers, self.flow_kappa) if self.w1 == "columns" else None
         return OrthogonalFlow(moment, self.flow_kappa, rows=self.w1 == "rows")
+
+    def solve(
+        self, moment: Tensor, shape: NetworkShape, weights: Sequence[Tensor], times: Tensor
+    ) -> Solution:
+        """In C's eigenbasis, by the closed form where there is one, else adaptively: O(d z²) an evaluation."""
+        if shape.layers > 2 or self.w1 == "rows":
+            return super().solve(moment, shape, weights, times)
+        eigvals, eigvecs = torch.linalg.eigh(moment)
+        w1, w2 = weights
+        q0 = eigvecs.mT @ (w1.mT @ w2)  # (d, d) @ (S, d, z)
+        solved = solve(q0, eigvals, times, kappa=self.flow_kappa, hidden=shape.hidden)
+        return Solution(solved.times, eigvecs @ solved.q, solved.loss(eigvals), solved.method)
+
+    def limit_subspace(self, moment: Tensor, shape: NetworkShape) -> Tensor | None:
+        """Eigenvectors of the max(min(z, m), d + z − h) smallest eigenvalues (Conjecture 2, corrected), (d, r)."""
+        eigvals, eigvecs = torch.linalg.eigh(moment)
+        if self.w1 == "rows":
+            return eigvecs[:, : shape.embedding]
+        return limit_subspace(eigvals, shape.embedding, shape.hidden, eigvecs)
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
         """Σ of the max(min(z, m), d + z − h) smallest eigenvalues (Conjecture 2 and its correction)."""

@@ -34,15 +34,21 @@ def _caption(run: Run) -> str:
     return ", ".join(f"{key}={s[key]}" for key in ("data", "model", "loss", "constraint", "seed") if key in s)
 
 
-def _time_axis(run: Run) -> tuple[np.ndarray, str]:
-    return np.asarray(run.metrics["step"]), "optimizer step"
+def _solved(run: Run) -> bool:
+    """Whether the run was solved by ``sslmanifold dynamics`` rather than trained."""
+    return run.summary.get("kind") == "dynamics"
+
+
+def _abscissa(run: Run) -> np.ndarray:
+    """Optimizer steps, or the time of a solved trajectory."""
+    return np.asarray(run.metrics["ode/time" if _solved(run) else "step"])
 
 
 def _axes(run: Run, ylabel: str) -> tuple[Any, Any]:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3.8))
-    axes.set_xlabel("optimizer step")
+    axes.set_xlabel("time t = Σ lr" if _solved(run) else "optimizer step")
     axes.set_ylabel(ylabel)
     axes.set_title(_caption(run), loc="left", fontsize=9)
     return figure, axes
@@ -56,23 +62,41 @@ def _symmetric_log_if_wide(axes: Any, values: np.ndarray) -> None:
         axes.set_yscale("symlog", linthresh=max(float(np.median(finite)) * 1e-3, 1e-3))
 
 
+def _last_moment(run: Run) -> str:
+    return f"t = {run.summary['ode/time']:.4g}" if _solved(run) else f"step {run.summary['steps']}"
+
+
+def subspace_figure(run: Run, points: int) -> Any:
+    """How far the span of the map is from the one it converges to (Conjecture 2)."""
+    if "ode/limit_distance" not in run.metrics:
+        return None
+    figure, axes = _axes(run, "sine of the largest angle to the limit subspace")
+    colour = constraint_colour(run.summary["constraint"])
+    axes.semilogy(_abscissa(run), np.maximum(run.metrics["ode/limit_distance"], 1e-16), color=colour)
+    return figure
+
+
 def loss_figure(run: Run, points: int) -> Any:
     """Loss of the training against the ODE's and the optimum."""
     metrics, arrays, colour = run.metrics, run.trajectory, constraint_colour(run.summary["constraint"])
     if "train/loss" not in metrics:
         return None
-    steps = np.asarray(metrics["step"])
+    steps = _abscissa(run)
     figure, axes = _axes(run, "loss (as differentiated)")
     loss = np.asarray(metrics["train/loss"])
-    axes.plot(steps, loss, color=colour, label="training")
+    axes.plot(steps, loss, color=colour, label="exact flow" if _solved(run) else "training")
     if "train/loss_std" in metrics:
         spread = np.asarray(metrics["train/loss_std"])
-        axes.fill_between(steps, loss - spread, loss + spread, color=colour, alpha=0.2, linewidth=0, label="± 1 std")
-    if "ode_loss" in arrays:
+        axes.fill_between(
+            steps, loss - spread, loss + spread, color=colour, alpha=0.2, linewidth=0, label="± 1 std"
+        )
+    if "ode_loss" in arrays and not _solved(run):
         ode = arrays["ode_loss"].mean(-1)
-        axes.plot(arrays["steps"][-len(ode) :], ode, "--", color=THEORY, linewidth=1.3, label="its ODE")
+        axes.plot(steps[-len(ode) :], ode, "--", color=THEORY, linewidth=1.3, label="its ODE")
     if "train/optimum" in run.summary:
-        axes.axhline(run.summary["train/optimum"], color="#777777", linewidth=1, linestyle=":", label="optimum L*")
+        axes.axhline(
+            run.summary["train/optimum"], color="#777777", linewidth=1, linestyle=":", label="optimum L*"
+        )
     _symmetric_log_if_wide(axes, loss)
     axes.legend()
     return figure
@@ -84,13 +108,17 @@ def rank_figure(run: Run, points: int) -> Any:
     if "rank/effective" not in metrics:
         return None
     colour = constraint_colour(run.summary["constraint"])
-    steps, rank = np.asarray(metrics["step"]), np.asarray(metrics["rank/effective"])
+    steps, rank = _abscissa(run), np.asarray(metrics["rank/effective"])
     figure, axes = _axes(run, "effective rank of the embedding")
-    axes.plot(steps, rank, color=colour, label="training")
+    axes.plot(steps, rank, color=colour, label="exact flow" if _solved(run) else "training")
     if "rank/effective_std" in metrics:
         spread = np.asarray(metrics["rank/effective_std"])
-        axes.fill_between(steps, rank - spread, rank + spread, color=colour, alpha=0.2, linewidth=0, label="± 1 std")
-    axes.axhline(run.summary["embedding"], color="#777777", linestyle=":", linewidth=1, label="z, no collapse")
+        axes.fill_between(
+            steps, rank - spread, rank + spread, color=colour, alpha=0.2, linewidth=0, label="± 1 std"
+        )
+    axes.axhline(
+        run.summary["embedding"], color="#777777", linestyle=":", linewidth=1, label="z, no collapse"
+    )
     axes.axhline(1, color=OKABE_ITO["vermillion"], linestyle=":", linewidth=1, label="1, collapsed")
     axes.set_ylim(0.9, max(run.summary["embedding"], float(np.nanmax(rank))) * 1.05)
     axes.legend(loc="best")
@@ -107,7 +135,13 @@ def singular_value_figure(run: Run, points: int) -> Any:
     shades = np.linspace(1.0, 0.35, values.shape[1])
     colour = constraint_colour(run.summary["constraint"])
     for index in range(min(values.shape[1], 10)):
-        axes.plot(arrays["steps"], values[:, index], color=colour, alpha=shades[index], label=f"σ{index + 1}")
+        axes.plot(
+            _abscissa(run)[-len(values) :],
+            values[:, index],
+            color=colour,
+            alpha=shades[index],
+            label=f"σ{index + 1}",
+        )
     if np.nanmax(values) > 1e3 * max(np.nanmin(values), 1e-12):
         axes.set_yscale("log")
     axes.legend(ncols=2 if values.shape[1] > 5 else 1)
@@ -128,19 +162,26 @@ def embedding_figure(run: Run, points: int) -> Any:
         first = embedding[:, 0]
         second = embedding[:, 1] if embedding.shape[1] > 1 else np.zeros_like(first)
         if labels is None:
-            axes.scatter(first, second, s=8, color=constraint_colour(run.summary["constraint"]), alpha=0.7, linewidths=0)
+            axes.scatter(
+                first,
+                second,
+                s=8,
+                color=constraint_colour(run.summary["constraint"]),
+                alpha=0.7,
+                linewidths=0,
+            )
         else:
             chosen = labels[: len(first)]
             classes = np.unique(chosen)
-            colours = list(OKABE_ITO.values())[1:] + ["#000000", "#999999", "#7F3C8D"]
+            colours = [*list(OKABE_ITO.values())[1:], "#000000", "#999999", "#7F3C8D"]
             for index, label in enumerate(classes[:10]):
                 mask = chosen == label
                 axes.scatter(
                     first[mask], second[mask], s=9, alpha=0.75, linewidths=0, label=str(label),
                     color=colours[index % len(colours)], marker="os^vD<>pPX"[index],
                 )  # fmt: skip
-        steps = 0 if when == "initial" else run.summary["steps"]
-        axes.set_title(f"step {steps}", loc="left")
+        moment = ("t = 0" if _solved(run) else "step 0") if when == "initial" else _last_moment(run)
+        axes.set_title(moment, loc="left")
         axes.set_xlabel("u₁")
         axes.set_ylabel("u₂" if embedding.shape[1] > 1 else "")
     if labels is not None:
@@ -155,4 +196,5 @@ FIGURES: dict[str, Callable[[Run, int], Any]] = {
     "effective_rank": rank_figure,
     "singular_values": singular_value_figure,
     "embedding": embedding_figure,
+    "limit_subspace": subspace_figure,
 }

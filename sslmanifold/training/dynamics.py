@@ -1,0 +1,159 @@
+"""A run solved instead of trained: the same folder from the exact flow alone."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslmanifold.config.check import validated
+from sslmanifold.constraints.solution import Solution
+from sslmanifold.errors import UserError
+from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
+from sslmanifold.models.linear_map import LinearMap
+from sslmanifold.runs import Run, RunFolder, atomic
+from sslmanifold.training.experiment import Experiment
+from sslmanifold.training.figures import Figures
+from sslmanifold.training.options import dynamics_options
+from sslmanifold.training.recorder import Recorder
+from sslmanifold.training.versions import versions
+
+
+def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:
+    """Solve the flow that training with this configuration follows, and leave a run folder like training's.
+
+    Rows of ``metrics.csv`` are points in time (``ode/time``, Σ lr); ``step`` counts them. The checkpoint holds
+    the map m at the last time, so that ``load_run(DIR).embed(x)`` embeds new points.
+
+    Raises:
+        UserError: for a mistake in the configuration, a nonlinear model, or a constraint without a flow.
+    """
+    started = time.monotonic()
+    folder = RunFolder(run_dir)
+    if folder.holds_run():
+        if not config.get("overwrite"):
+            raise UserError(
+                f"{folder.path} already holds a run: choose another hydra.run.dir, or set overwrite=true"
+            )
+        folder.clear()
+    own = {key: config[key] for key in ("time", "points") if key in config}
+    training = {key: value for key, value in config.items() if key not in own}
+    training["trainer"] = dict(config["trainer"]) | {"precision": "64-true"}
+    folder.write_config(config)
+    try:
+        options = dynamics_options(**validated(dynamics_options, own, ""))
+        experiment = Experiment(training)
+        times = _times(experiment, options)
+        solution = _solve(experiment, times)
+    except Exception as error:
+        folder.write_summary(
+            {"status": "failed", "reason": str(error), "kind": "dynamics", "versions": versions()}
+        )
+        raise
+    return _write(experiment, solution, folder, started)
+
+
+def _times(experiment: Experiment, options: dict[str, Any]) -> Tensor:
+    """Ascending times (T,), quadratically spaced: most of what happens, happens early."""
+    end = options["time"]
+    if end == "auto":
+        end = experiment.learning_rate * math.fsum(map(experiment.schedule, range(experiment.steps)))
+    return end * torch.linspace(0, 1, options["points"], dtype=torch.float64) ** 2
+
+
+def _solve(experiment: Experiment, times: Tensor) -> Solution:
+    if not experiment.linear:
+        activation = experiment.config["model"]["activation"]
+        raise UserError(
+            f"the dynamics are those of a linear network, got model.activation={activation}: "
+            "set model.activation=linear, or train"
+        )
+    if experiment.moment is None:
+        raise UserError(
+            "this loss or data size has no C, so there is nothing to solve: use loss=contrastive, or train"
+        )
+    network = experiment.module.network
+    weights = [weight.detach().double() for weight in network.weights]
+    return experiment.constraint.solve(experiment.moment, network.shape, weights, times)
+
+
+def _write(experiment: Experiment, solution: Solution, folder: RunFolder, started: float) -> Run:
+    blow_up = solution.blow_up
+    module, samples = experiment.module, experiment.datamodule.samples
+    best = module.optimum()
+    loggers = experiment.logger.open(folder.path, experiment.config, experiment.names)
+    recorder = Recorder(folder)
+    limit = _limit_subspace(experiment)
+    for index, (t, m) in enumerate(zip(solution.times, solution.m, strict=True)):
+        embedding = samples.train_x @ m  # (n, d) @ (S, d, z)
+        values: dict[str, Tensor] = {"ode/time": t}
+        values["train/loss"] = solution.loss[index]
+        if best is not None:
+            floor = 1e-12 * float(module.eigvals.abs().max())  # type: ignore[union-attr]
+            values["train/optimality_gap"] = (solution.loss[index] - best) / max(abs(best), floor)
+        values["rank/effective"] = effective_rank(embedding)
+        values["rank/stable"] = stable_rank(embedding)
+        if limit is not None:
+            values["ode/limit_distance"] = subspace_distance(m, limit)
+        centred = embedding - embedding.mean(-2, keepdim=True)
+        arrays = {
+            "time": t,
+            "ode_m": m.numpy(),
+            "ode_loss": solution.loss[index].numpy(),
+            "singular_values": torch.linalg.svdvals(centred).numpy(),
+        }
+        recorder.record(index, values, arrays, loggers)
+    recorder.write()
+
+    model = LinearMap(solution.m[-1], module.network.shape.hidden, module.network.preprocessing)
+    with atomic(folder.checkpoint) as temporary:
+        saved = {"config": experiment.config, "time": float(solution.times[-1]), "kind": "dynamics"}
+        torch.save({"state_dict": model.state_dict(), "sslmanifold": saved}, temporary)
+    arrays = recorder.trajectory()
+    chosen = np.unique(np.linspace(0, samples.n - 1, 2000).astype(int))
+    points = samples.train_x[torch.from_numpy(chosen)]
+    arrays |= {
+        "embedding_initial": (points @ solution.m[0]).numpy(),
+        "embedding_final": (points @ model.m).numpy(),
+    }
+    if samples.train_y is not None:
+        arrays["labels"] = samples.train_y.numpy()[chosen]
+    folder.write_trajectory(arrays | {"eigvals": module.eigvals.numpy()})  # type: ignore[union-attr]
+
+    status, reason = "completed", ""
+    if blow_up is not None:
+        status = "diverged"
+        reason = f"the flow blows up at t = {blow_up:.6g}: constraint={experiment.constraint.name} has no minimum"
+    shape = module.network.shape
+    summary = {"status": status, "reason": reason, "kind": "dynamics", **experiment.names}
+    summary |= {key: experiment.options[key] for key in ("seed", "replicas")}
+    summary |= {
+        "steps": len(solution.times) - 1,
+        "optimizer/lr": experiment.learning_rate,
+        "ode/method": solution.method,
+    }
+    summary |= {"dim": shape.dim, "hidden": shape.hidden, "embedding": shape.embedding, "n": samples.n}
+    summary |= {} if best is None else {"train/optimum": best}
+    summary |= recorder.last | ({} if blow_up is None else {"ode/blow_up_time": blow_up})
+    summary |= {"wall_seconds": time.monotonic() - started, "versions": versions()}
+    folder.write_summary(summary)
+    figures: list[Path] = []
+    try:
+        for callback in experiment.callbacks:
+            if isinstance(callback, Figures):
+                figures += callback.draw(folder.path)
+    finally:
+        experiment.logger.finish(loggers, figures, Run(folder.path).summary)
+    return Run(folder.path)
+
+
+def _limit_subspace(experiment: Experiment) -> Tensor | None:
+    """The span the trajectory converges to (Conjecture 2), where one is known and unique."""
+    assert experiment.moment is not None
+    try:
+        return experiment.constraint.limit_subspace(experiment.moment, experiment.module.network.shape)
+    except UserError:  # a tie at the boundary: the limit depends on the start
+        return None

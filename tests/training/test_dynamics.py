@@ -1,0 +1,82 @@
+"""sslmanifold dynamics: what training would do, solved."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sslmanifold import load_run
+from sslmanifold.errors import UserError
+from sslmanifold.runs import Run
+
+
+@pytest.fixture(scope="module")
+def solve(
+    compose_config: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Run]:
+    from sslmanifold.training.dynamics import solve_dynamics
+
+    def run(*overrides: str, folder: Path | None = None) -> Run:
+        config = compose_config("callbacks=[]", *overrides, config="dynamics")
+        return solve_dynamics(config, folder or tmp_path_factory.mktemp("dynamics"))
+
+    return run
+
+
+@pytest.mark.parametrize("constraint", ["frobenius", "operator_norm", "scaled", "orthogonal", "product"])
+def test_it_ends_where_training_ends(
+    solve: Callable[..., Run], train: Callable[..., Run], constraint: str
+) -> None:
+    """The same overrides, the same initial weights, the same time: the same embedding to first order in lr."""
+    options = ("data=half_moons", f"constraint={constraint}", "trainer.max_steps=400")
+    solved, trained = solve(*options), train(*options, "trainer.precision=64-true", callbacks="[]")
+    assert solved.summary["ode/time"] == pytest.approx(trained.summary["optimizer/lr"] * 400)
+    points = np.random.default_rng(0).normal(size=(20, 2))
+    ours, theirs = (np.asarray(run.embed(points)) for run in (solved, trained))
+    if constraint == "scaled":  # its steps are tangent to a sphere of weights, so they grow; the loss sees no scale
+        ours, theirs = ours / np.linalg.norm(ours), theirs / np.linalg.norm(theirs)
+    # and at the default step it chatters about the tie of its top singular value
+    allowed = 0.25 if constraint == "scaled" else 0.02
+    assert np.linalg.norm(ours - theirs) < allowed * np.linalg.norm(theirs)
+    assert solved.summary["train/loss"] == pytest.approx(solved.summary["train/optimum"], rel=1e-4)
+
+
+def test_the_start_is_trainings_start(solve: Callable[..., Run], train: Callable[..., Run]) -> None:
+    options = ("data=half_moons", "trainer.max_steps=10", "trainer.precision=64-true")
+    solved, trained = solve(*options), train(*options)
+    assert solved.metrics["train/loss"][0] == pytest.approx(trained.metrics["train/loss"][0], rel=1e-12)
+    assert solved.metrics["ode/time"][-1] == pytest.approx(trained.metrics["ode/time"][-1], rel=1e-12)
+
+
+def test_the_unconstrained_flow_blows_up(solve: Callable[..., Run]) -> None:
+    summary = solve("data=half_moons", "constraint=none").summary
+    assert summary["status"] == "diverged"
+    assert 0 < summary["ode/blow_up_time"] < 0.01
+    assert summary["rank/effective"] < 1.3
+
+
+def test_conjecture_2_on_digits(solve: Callable[..., Run]) -> None:
+    run = solve("time=0.5", "points=51", "model.embedding=3")
+    assert run.summary["ode/limit_distance"] < 1e-6
+    assert run.summary["train/optimality_gap"] < 1e-8
+    assert run.trajectory["ode_m"].shape == (51, 1, 64, 3)
+    assert load_run(run.path).embed(np.zeros((2, 64))).shape == (2, 3)
+
+
+def test_replicas_and_deep_networks(solve: Callable[..., Run]) -> None:
+    run = solve("data=half_moons", "replicas=3", "model=deep_linear", "constraint.metric=canonical")
+    assert run.embed(np.zeros((4, 2))).shape == (3, 4, 2)
+    assert run.summary["train/optimality_gap"] < 1e-6
+
+
+def test_what_cannot_be_solved_is_said(solve: Callable[..., Run]) -> None:
+    with pytest.raises(UserError, match="set model.activation=linear"):
+        solve("data=half_moons", "model.activation=tanh")
+    with pytest.raises(UserError, match="time=-1"):
+        solve("data=half_moons", "time=-1")
+    with pytest.raises(UserError, match="no exact flow for 3 layers"):
+        solve("data=half_moons", "model=deep_linear", "constraint=frobenius")
+    with pytest.raises(UserError, match="loss=contrastive"):
+        solve("data=half_moons", "loss=infonce", "optimizer.lr=0.1")
