@@ -161,14 +161,19 @@ class SSLModule(lightning.LightningModule):
     @torch.no_grad()
     def current_loss(self) -> Tensor | None:
         """The objective at the current weights, (S,): by C, else by the full batch, else the last batch's."""
-        weights = list(self.network.weights)
         if self.full_batch and self.network.linear and self.moment is not None:
-            m = self.map()
-            loss = (m * (self.moment.cpu() @ m)).sum((-2, -1))
-            return self.constraint.objective(loss, [weight.double().cpu() for weight in weights])
+            return self.moment_loss()
         if self.full_batch and self._batch is not None:
             return self.objective(self._batch).double()
         return self.last_loss
+
+    @torch.no_grad()
+    def moment_loss(self) -> Tensor:
+        """The objective of a linear network by C, (S,): Tr(mᵀ C m) as the constraint scales it, float64."""
+        assert self.moment is not None
+        m = self.map()
+        loss = (m * (self.moment.cpu() @ m)).sum((-2, -1))
+        return self.constraint.objective(loss, [weight.double().cpu() for weight in self.network.weights])
 
     def optimum(self) -> float | None:
         """L* of the constrained linear problem, or None where it does not exist."""
@@ -245,6 +250,7 @@ class SSLModule(lightning.LightningModule):
         self.time, self.steps_done, self.last_lr = saved["time"], saved["steps_done"], saved["last_lr"]
         self.recorder.load_state_dict(saved["recorder"])
         set_random_state(saved["random"])
+        self._cache.clear()
         require_feasible(
             checkpoint["state_dict"],
             self.constraint,

@@ -1,7 +1,7 @@
 """Does training follow its exact theory? The constraint's flow, advanced beside every optimizer step."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from sslmanifold.data import TripletBatch
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import RiemannianSGD
 from sslmanifold.metrics import subspace_distance
+from sslmanifold.theory import cross_moment
 from sslmanifold.theory.flow import Flow, FlowBlowUp
+from sslmanifold.training.effective_step import EffectiveStep
 from sslmanifold.training.flow_state import pack, unpack
 from sslmanifold.training.module import SSLModule
 from sslmanifold.training.observer import Observer
@@ -32,17 +34,26 @@ class ODEComparison(Observer):
 
     A run whose constraint has no flow logs none of them.
 
+    With minibatches or resampled triplets the flow can follow the population C, from which the realised batches
+    scatter by noise, or the very batches that training sees, each for its own step: then the deviation is O(lr)
+    again. With momentum, time runs by the effective step lr · w_k (:mod:`sslmanifold.training.effective_step`),
+    and the deviation is of the order lr/(1 − μ)².
+
     Attributes:
         approximate: compare even where the flow does not describe the training (momentum, Adam, weight decay,
-            minibatches, resampled triplets).
+            batches against the population).
+        follow: "population" for one fixed C, "batches" for each step's own.
 
     Raises:
         UserError: before the first step, where ``approximate`` would be needed.
     """
 
     approximate: bool = False
+    follow: Literal["population", "batches"] = "population"
 
     def __post_init__(self) -> None:
+        self.time = 0.0
+        self.effective_step = EffectiveStep()
         self.flow: Flow | None = None
         self.state: Any = None
         self._resumed: dict[str, Any] | None = None
@@ -76,13 +87,26 @@ class ODEComparison(Observer):
     ) -> None:
         if self.flow is None or self.state is None or pl_module.diverged_at is not None:
             return
+        step = self.effective_step(trainer.optimizers[0], pl_module.last_lr)
+        self.time += step
+        moment = (
+            None
+            if self.follow == "population" or pl_module.full_batch
+            else self._batch_moment(pl_module, batch)
+        )
         try:
-            self.state = self.flow.advance(self.state, pl_module.last_lr)
+            self.state = self.flow.advance(self.state, step, moment)
         except FlowBlowUp as blow_up:
             self.state, self.blow_up_time = None, float(blow_up.time)
             self._deviation = None
             return
         self._compare(pl_module)
+
+    @staticmethod
+    def _batch_moment(module: SSLModule, batch: TripletBatch) -> Tensor:
+        """C of one batch as its loss was differentiated, (d, d)."""
+        tensors = [None if t is None else t.double().cpu() for t in batch]
+        return cross_moment(tensors[0], tensors[1], tensors[2], reduction=module.loss.reduction)  # type: ignore
 
     def _refuse_what_no_flow_describes(self, trainer: Any, module: SSLModule) -> None:
         way_out = "or callbacks.ode.approximate=true to compare all the same, or ~callbacks.ode to drop the comparison"
@@ -99,10 +123,11 @@ class ODEComparison(Observer):
                     f"callbacks.ode: the flow follows plain gradient steps, got optimizer.{key}={value:g}: "
                     f"set optimizer.{key}=0, {way_out}"
                 )
-        if not module.full_batch:
+        if not module.full_batch and self.follow == "population":
             raise UserError(
-                "callbacks.ode: the flow follows one fixed C, got minibatches or resampled triplets: "
-                f"set data.batch_size=null data.resample=never, {way_out}"
+                "callbacks.ode: the flow follows one fixed C, got minibatches or resampled triplets: set "
+                "callbacks.ode.follow=batches to give it the same batches, or data.batch_size=null "
+                f"data.resample=never, {way_out}"
             )
 
     def _norm(self, difference: Tensor) -> Tensor:
@@ -129,24 +154,32 @@ class ODEComparison(Observer):
         if self.flow is None:
             return {}
         state = None if self.state is None else pack(self.state)
-        return {"state": state, "blow_up_time": self.blow_up_time, "deviation_max": self._deviation_max}
+        return {
+            "state": state,
+            "blow_up_time": self.blow_up_time,
+            "deviation_max": self._deviation_max,
+            "time": self.time,
+            "momentum_weight": self.effective_step.weight,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict:
             self._resumed = state_dict
             self.blow_up_time = state_dict["blow_up_time"]
             self._deviation_max = state_dict["deviation_max"]
+            self.time = state_dict["time"]
+            self.effective_step.weight = state_dict["momentum_weight"]
 
     def measure(self, module: SSLModule) -> dict[str, Tensor]:
         if self.flow is None:
             return {}
-        values = {"ode/time": torch.tensor(module.time, dtype=torch.float64)}
+        values = {"ode/time": torch.tensor(self.time, dtype=torch.float64)}
         if self.state is None or self._deviation is None or self._deviation_max is None:
             return values
         values["ode/deviation"] = self._deviation
         values["ode/deviation_max"] = self._deviation_max
         values["ode/subspace_distance"] = subspace_distance(module.map(), self.state.m)
-        loss = module.current_loss()
+        loss = module.moment_loss() if module.network.linear else module.current_loss()
         if loss is not None:
             expected = self.flow.loss(self.state)
             tiny = torch.finfo(torch.float64).tiny
@@ -168,6 +201,10 @@ class ODEComparison(Observer):
             entries["ode/flow"] = self.flow.name
             if not module.network.linear:
                 entries["ode/meaning"] = "nonlinear network against the linear flow: Conjecture 1"
+            elif self.effective_step.weight > 0:
+                entries["ode/meaning"] = "approximate: momentum, compared at the effective time Σ lr·w"
+            elif not module.full_batch and self.follow == "batches":
+                entries["ode/meaning"] = "the flow follows the realised batches"
             elif self.approximate:
                 entries["ode/meaning"] = "approximate: callbacks.ode.approximate=true"
         if self.blow_up_time is not None:
