@@ -72,7 +72,9 @@ def frobenius_step(w1: Array, w2: Array, c: Array, lr: float, c1: float = 1.0, c
     return w1 * min(1, c1 / np.linalg.norm(w1)), w2 * min(1, c2 / np.linalg.norm(w2))
 
 
-def operator_norm_step(w1: Array, w2: Array, c: Array, lr: float, c1: float = 1.0, c2: float = 1.0) -> Weights:
+def operator_norm_step(
+    w1: Array, w2: Array, c: Array, lr: float, c1: float = 1.0, c2: float = 1.0
+) -> Weights:
     w1, w2 = free_step(w1, w2, c, lr)
     return clip(w1, c1), clip(w2, c2)
 
@@ -160,7 +162,8 @@ def gaps(train_numpy: Callable[..., Array]) -> Callable[..., list[float]]:
         **options: float,
     ) -> list[float]:  # fmt: skip
         return [
-            float(np.linalg.norm(train_numpy(kind, w1, w2, c, time / n, n, **options) - m.numpy())) for n in counts
+            float(np.linalg.norm(train_numpy(kind, w1, w2, c, time / n, n, **options) - m.numpy()))
+            for n in counts
         ]
 
     return measure

@@ -91,7 +91,7 @@ def test_the_ball_is_invariant_and_rotations_commute_with_time(seed, d, z, kappa
     st.sampled_from([0.0, 1.0, 2.0]),
     st.integers(0, 6),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_limits_and_ranks_with_repeats_and_zeros(values, z, seed, kappa, extra) -> None:
     """lim L = Σ_{i ≤ max(min(z, m), d + z − h)} λ_i for generic starts, spectra with repeats and zeros included."""
     lam = torch.tensor(values, dtype=torch.float64)
@@ -108,7 +108,7 @@ def test_limits_and_ranks_with_repeats_and_zeros(values, z, seed, kappa, extra) 
 
 
 @pytest.mark.parametrize("kappa", [0.0, 1.0, 2.0])
-@pytest.mark.parametrize(("h", "z"), [(5, 2), (5, 5), (6, 2), (6, 3), (9, 3), (40, 3)])
+@pytest.mark.parametrize(("h", "z"), [(5, 2), (5, 5), (6, 3), (9, 3)])
 def test_long_runs_stay_exact_at_every_width(h, z, kappa) -> None:
     """h = d and h < d + z to t = 100: finite, orthonormal structure to rounding, and the loss at its optimum."""
     lam = torch.tensor([-1.0, 0.3, 0.5, 1.0, 2.0], dtype=torch.float64)
@@ -118,17 +118,15 @@ def test_long_runs_stay_exact_at_every_width(h, z, kappa) -> None:
     flow = OrthogonalFlow(lam, kappa)
     state = flow.start(w1, w2)
     assert state.r.shape[-2] == min(z, h - 5)
-    for _ in range(40):
-        state = flow.advance(state, 0.5)
-    for _ in range(16):
-        state = flow.advance(state, 5.0)
+    for dt in (0.5, 1.5, 3.0, 15.0, 80.0):
+        state = flow.advance(state, dt)
     assert torch.isfinite(state.m).all()
     frame = torch.cat([state.m, state.r])
     torch.testing.assert_close(frame.T @ frame, torch.eye(z, dtype=torch.float64), rtol=0, atol=1e-12)
     forced = max(0, 5 + z - h)
     assert int((torch.linalg.svdvals(state.m) > 1 - 1e-12).sum()) >= forced
     assert abs(float(flow.loss(state)) - float(flow.optimum(z, h))) < 1e-9
-    solved = solve(w1.T @ w2, lam, [0.5, 20.0, 100.0], kappa=kappa, hidden=h)
+    solved = solve(w1.T @ w2, lam, [0.5, 100.0], kappa=kappa, hidden=h)
     assert abs(float(solved.loss(lam)[-1]) - float(optimum(lam, z, h))) < 1e-9
 
 
@@ -150,7 +148,7 @@ def test_training_converges_to_its_flow_at_first_order(draw, gaps, follow, kind,
     w1, w2, c = draw(h, 5, z, seed=h + z)
     options = {"kappa": kappa} if kind == "orthogonal" else {}
     m = follow(OrthogonalFlow(torch.from_numpy(c), kappa), w1, w2, 0.4, pieces=20)
-    errors = gaps(kind, w1, w2, c, m, 0.4, (100, 200, 400), **options)
+    errors = gaps(kind, w1, w2, c, m, 0.4, (50, 100, 200), **options)
     assert 1.9 < errors[0] / errors[1] < 2.1
     assert 1.9 < errors[1] / errors[2] < 2.1
 
@@ -159,7 +157,9 @@ def test_training_converges_to_its_flow_at_first_order(draw, gaps, follow, kind,
 def test_a_wrong_pairing_does_not_converge(draw, gaps, follow, kind, kappa) -> None:
     w1, w2, c = draw(12, 5, 2, seed=1)
     m = follow(OrthogonalFlow(torch.from_numpy(c), kappa), w1, w2, 0.4)
-    errors = gaps(kind, w1, w2, c, m, 0.4, (100, 200, 400), **({"kappa": 0.0} if kind == "orthogonal" else {}))
+    errors = gaps(
+        kind, w1, w2, c, m, 0.4, (100, 200, 400), **({"kappa": 0.0} if kind == "orthogonal" else {})
+    )
     assert errors[1] / errors[2] < 1.3
 
 

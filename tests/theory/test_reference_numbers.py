@@ -23,7 +23,9 @@ def test_solve(paper_case, kappa, t, loss, q00, q01, method) -> None:
     assert abs(float(trajectory.loss(lam)[0]) - loss) < 1e-10 + 5e-13
     assert abs(float(trajectory.q[0, 0, 0]) - q00) < 1e-10 + 5e-13
     assert abs(float(trajectory.q[0, 0, 1]) - q01) < 1e-10 + 5e-13
-    assert trajectory.method == (("closed_form" if kappa == 2 else "adaptive") if method == "auto" else method)
+    assert trajectory.method == (
+        ("closed_form" if kappa == 2 else "adaptive") if method == "auto" else method
+    )
 
 
 @pytest.mark.parametrize("kappa", [0.0, 1.0, 2.0, 4.0])
@@ -115,4 +117,6 @@ def test_solve_matches_small_cases_by_hand() -> None:
     q = solve(torch.tensor([[0.2]]), lam, t).q[:, 0, 0]
     odds = 0.2**2 / (1 - 0.2**2) * torch.exp(8 * 0.7 * t)
     torch.testing.assert_close(q, (odds / (1 + odds)).sqrt(), rtol=1e-7, atol=0)  # 0.2 came in as float32
-    assert solve(torch.tensor([[0.2]], dtype=torch.float64), lam, [0.0]).q[0, 0, 0] == pytest.approx(0.2, abs=1e-15)
+    assert solve(torch.tensor([[0.2]], dtype=torch.float64), lam, [0.0]).q[0, 0, 0] == pytest.approx(
+        0.2, abs=1e-15
+    )
