@@ -121,6 +121,10 @@ class Constraint(ABC):
         """
         return None
 
+    def predictions(self, moment: Tensor, shape: NetworkShape) -> dict[str, float]:
+        """What the theory says of a run before it starts: entries of the summary, named ``predicted/…``."""
+        return {}
+
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor | None:
         """L*, the smallest value of the objective for a linear network; None where there is none.
 

@@ -14,7 +14,7 @@ from sslmanifold.constraints.shape import NetworkShape
 from sslmanifold.constraints.solution import Solution
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import Stiefel
-from sslmanifold.theory import limit_subspace, optimum, solve
+from sslmanifold.theory import largest_stable_step, limit_rank, limit_subspace, optimum, solve
 from sslmanifold.theory.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flow import Flow
 from sslmanifold.theory.orthogonal import OrthogonalFlow
@@ -104,6 +104,16 @@ class Orthogonal(Constraint):
         if self.w1 == "rows":
             return eigvecs[:, : shape.embedding]
         return limit_subspace(eigvals, shape.embedding, shape.hidden, eigvecs)
+
+    def predictions(self, moment: Tensor, shape: NetworkShape) -> dict[str, float]:
+        """Rank of the limit and the largest stable step (Conjecture 2; Euler's limit at the optimum)."""
+        if shape.layers > 2 or self.w1 == "rows":
+            return {}
+        eigvals = torch.linalg.eigvalsh(moment)
+        return {
+            "predicted/limit_rank": limit_rank(eigvals, shape.embedding, shape.hidden),
+            "predicted/largest_stable_step": largest_stable_step(eigvals, self.flow_kappa),
+        }
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
         """Σ of the max(min(z, m), d + z − h) smallest eigenvalues (Conjecture 2 and its correction)."""

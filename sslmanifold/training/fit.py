@@ -19,6 +19,7 @@ from sslmanifold.training.interruption import Interruption
 from sslmanifold.training.observer import Observer
 from sslmanifold.training.quiet import quiet_lightning
 from sslmanifold.training.recorder import Recorder
+from sslmanifold.training.restore import read_checkpoint
 from sslmanifold.training.resume import checkpoint_to_resume, finished
 from sslmanifold.training.versions import versions
 
@@ -88,7 +89,10 @@ class _Training:
             The run, read back from its folder.
         """
         experiment = self.experiment
-        loggers = experiment.logger.open(self.folder.path, experiment.config, experiment.names)
+        resumed = (
+            None if self.checkpoint is None else read_checkpoint(self.checkpoint)["sslmanifold"]["steps_done"]
+        )
+        loggers = experiment.logger.open(self.folder.path, experiment.config, experiment.names, resumed)
         figures: list[Path] = []
         try:
             first = self._embedding_arrays("initial")
@@ -163,7 +167,8 @@ class _Training:
             return "diverged", reason
         if stopped:
             return "interrupted", f"stopped by {signal.Signals(stopped[0]).name} at step {module.steps_done}"
-        return "completed", ""
+        observers = [c for c in self.experiment.callbacks if isinstance(c, Observer)]
+        return "completed", "; ".join(filter(None, (observer.reason(module) for observer in observers)))
 
     def _embedding_arrays(self, when: str) -> dict[str, np.ndarray]:
         """The training embedding, at most SCATTER_POINTS of its points spread over the data, with labels."""

@@ -27,6 +27,10 @@ class Observer(Callback):
         """Name → array of the current state for ``trajectory.npz``, stacked over logged steps."""
         return {}
 
+    def reason(self, module: "SSLModule") -> str:
+        """Why this observer ended the run, if it did."""
+        return ""
+
     def summary(self, module: "SSLModule") -> dict[str, object]:
         """Entries of ``summary.json`` beyond the last values of the logged keys."""
         return {}

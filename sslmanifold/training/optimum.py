@@ -1,0 +1,129 @@
+"""What the theory predicts of a run, what was seen, and stopping once the optimum is certified."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sslmanifold.data import TripletBatch
+from sslmanifold.errors import UserError
+from sslmanifold.training.module import SSLModule
+from sslmanifold.training.observer import Observer
+
+# points in time at which the flow is asked whether it has arrived
+_GRID = 400
+
+
+@dataclass(kw_only=True)
+class Optimum(Observer):
+    """Predicts when the optimality gap (L − L*)/|L*| passes a tolerance, notes when it does, and can stop there.
+
+    L* is the theory's (Propositions 2–3, Conjecture 2), so stopping is certified: no weights that the constraint
+    allows are better by more than the tolerance. Entries of the summary:
+
+    * ``predicted/limit_rank``: rank of the limit of the map, under orthogonality;
+    * ``predicted/steps_to_tolerance``: from the exact flow of these initial weights and this learning rate,
+      under orthogonality with full batches; absent where the run is too short for it;
+    * ``predicted/largest_stable_step``: above it gradient descent leaves the optimum, under orthogonality;
+    * ``seen/steps_to_tolerance``: the first step after which the gap is below the tolerance.
+
+    Attributes:
+        tolerance: of the gap.
+        stop: end the run there.
+
+    Raises:
+        UserError: where ``stop`` is asked of a run that has no L*.
+    """
+
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-2
+    stop: bool = False
+
+    def __post_init__(self) -> None:
+        self.predicted: dict[str, object] = {}
+        self.seen: int | None = None
+        self._best: float | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:
+        self._best = pl_module.optimum() if pl_module.moment is not None else None
+        if self._best is None:
+            if self.stop:
+                raise UserError(
+                    "callbacks.optimum.stop=true needs an optimum L*, which this run has not "
+                    "(no constraint, a nonlinear model, or a loss without C): set callbacks.optimum.stop=false"
+                )
+            return
+        if pl_module.steps_done == 0:
+            self.predicted = self._predict(pl_module, trainer)
+        self._look(pl_module, trainer)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: SSLModule, outputs: Any, batch: TripletBatch, batch_idx: int
+    ) -> None:
+        if self._best is not None and self.seen is None and pl_module.diverged_at is None:
+            self._look(pl_module, trainer)
+
+    def _gap(self, module: SSLModule, loss: Tensor) -> Tensor:
+        assert self._best is not None
+        assert module.eigvals is not None
+        return (loss - self._best) / max(abs(self._best), 1e-12 * float(module.eigvals.abs().max()))
+
+    def _look(self, module: SSLModule, trainer: Any) -> None:
+        """Note the step once every replica is within the tolerance."""
+        if bool((self._gap(module, module.moment_loss()) <= self.tolerance).all()):
+            self.seen = module.steps_done
+            if self.stop:
+                trainer.should_stop = True
+
+    def _predict(self, module: SSLModule, trainer: Any) -> dict[str, object]:
+        constraint, shape = module.constraint, module.network.shape
+        assert module.moment is not None
+        moment = module.moment.double().cpu()
+        entries: dict[str, object] = dict(constraint.predictions(moment, shape))
+        if not entries or not module.full_batch:
+            return entries
+        lr = float(trainer.optimizers[0].param_groups[0]["initial_lr"])
+        steps = torch.arange(trainer.max_steps + 1)
+        factors = [module.schedule(step) for step in range(trainer.max_steps)]
+        times = lr * torch.tensor([0.0, *factors], dtype=torch.float64).cumsum(0)  # (steps + 1,)
+        chosen = (
+            (torch.linspace(0, 1, _GRID, dtype=torch.float64) ** 2 * trainer.max_steps)
+            .round()
+            .long()
+            .unique()
+        )
+        weights = [weight.detach().double().cpu() for weight in module.network.weights]
+        solved = constraint.solve(moment, shape, weights, times[chosen])
+        worst = self._gap(module, solved.loss).amax(-1)  # (T, S) -> (T,)
+        reached = (worst <= self.tolerance).nonzero()
+        if reached.numel():
+            entries["predicted/steps_to_tolerance"] = int(steps[chosen][int(reached[0])])
+        return entries
+
+    def measure(self, module: SSLModule) -> dict[str, Tensor]:
+        return {}
+
+    def reason(self, module: SSLModule) -> str:
+        if not self.stop or self.seen is None:
+            return ""
+        return (
+            f"stopped at step {self.seen}: the optimality gap is within {self.tolerance:g}, certified by L*"
+        )
+
+    def summary(self, module: SSLModule) -> dict[str, object]:
+        entries: dict[str, object] = {"optimum/tolerance": self.tolerance, **self.predicted}
+        if self.seen is not None:
+            entries["seen/steps_to_tolerance"] = self.seen
+        return entries if self._best is not None else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen, "predicted": {k: v for k, v in self.predicted.items() if _plain(v)}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seen, self.predicted = state_dict["seen"], dict(state_dict["predicted"])
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
