@@ -8,7 +8,11 @@ from typing import Any
 
 from sslmanifold.version import __version__
 
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {
+    "Run": "sslmanifold.runs",
+    "load_run": "sslmanifold.runs",
+    "train": "sslmanifold.api",
+}
 
 __all__ = ["__version__", *_PUBLIC]
 

@@ -22,6 +22,7 @@ from sslmanifold.errors import UserError
 # also the status of a usage error in argparse and in most shells' built-ins
 EXIT_MISTAKE = 2
 EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -41,15 +42,50 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
     application = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
         functools.partial(_job, command, task)
     )
+    _forget_earlier_sweep()
     try:
         application()
-    except UserError as error:
-        return _complain(command, str(error), EXIT_MISTAKE)
     except (HydraException, OmegaConfBaseException) as error:
-        return _complain(command, _composition_message(error, command, arguments), EXIT_MISTAKE)
+        # a grid is composed as a whole before its first job: a choice that does not exist stops it here
+        return _complain(command, composition_message(error, command, arguments), EXIT_MISTAKE)
     except KeyboardInterrupt:
-        return _complain(command, "interrupted", 130)
-    return 0
+        _end_of_sweep(command)
+        return _complain(command, "interrupted", EXIT_INTERRUPTED)
+    except UserError as error:
+        status = _end_of_sweep(command)
+        return _complain(command, str(error), EXIT_MISTAKE) if status is None else status or EXIT_FAILED
+    except Exception as error:
+        # in a sweep jobs only raise UserError: this is the launcher's, e.g. a worker killed for its memory
+        if _end_of_sweep(command) is None:
+            raise
+        return _complain(command, f"the sweep stopped: {reason(error)}", EXIT_FAILED)
+    return _end_of_sweep(command) or 0
+
+
+def _forget_earlier_sweep() -> None:
+    """Another command of the same process may have run a sweep."""
+    if "sslmanifold.sweeps.start" in sys.modules:
+        sys.modules["sslmanifold.sweeps.start"].SweepStart.folder = None
+
+
+def _end_of_sweep(command: str) -> int | None:
+    """Print the table of the sweep this process ran: 0 if every job has its result, else 1; None for no sweep."""
+    start = sys.modules.get("sslmanifold.sweeps.start")  # loaded by Hydra where the command sweeps
+    if start is None or start.SweepStart.folder is None:
+        return None
+    from sslmanifold.report.terminal import print_sweep
+
+    manifest = start.SweepStart.manifest
+    counts = print_sweep(start.SweepStart.folder, manifest.jobs)
+    open_jobs = {status: n for status, n in counts.items() if status not in ("completed", "diverged")}
+    if not open_jobs:
+        return 0
+    tally = ", ".join(f"{n} {status}" for status, n in sorted(open_jobs.items()))
+    return _complain(
+        command,
+        f"{tally}: run the same line with resume=true to do only what is missing or failed",
+        EXIT_FAILED,
+    )
 
 
 def _job(command: str, task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
@@ -60,13 +96,14 @@ def _job(command: str, task: Callable[[DictConfig], Any], config: DictConfig) ->
     except (UserError, MissingMandatoryValue) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        raise SystemExit(_complain(command, _reason(error), EXIT_MISTAKE)) from error
+        raise SystemExit(_complain(command, reason(error), EXIT_MISTAKE)) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What to tell the user about an error, in one message."""
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: set {error.full_key}=…"
-    return str(error)
+    return str(error) or type(error).__name__
 
 
 def _complain(command: str, message: str, status: int) -> int:
@@ -74,7 +111,7 @@ def _complain(command: str, message: str, status: int) -> int:
     return status
 
 
-def _composition_message(error: Exception, command: str, arguments: list[str]) -> str:
+def composition_message(error: Exception, command: str, arguments: list[str]) -> str:
     """Hydra's reason for not composing, with the choices spelled out for an unknown key."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
@@ -89,9 +126,11 @@ def _composition_message(error: Exception, command: str, arguments: list[str]) -
     if missing:
         return _unknown_key(missing.group(1), command, arguments)
     if isinstance(error, MissingMandatoryValue):
-        return _reason(error)
+        return reason(error)
     lines = [line for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
-    keep = [line for line in lines if not line.startswith(("See http", "Set the environment", "    full_key"))]
+    keep = [
+        line for line in lines if not line.startswith(("See http", "Set the environment", "    full_key"))
+    ]
     return "\n".join(keep)
 
 
@@ -102,7 +141,11 @@ def _unknown_key(key: str, command: str, arguments: list[str]) -> str:
 
     name = key.split("=")[0]
     # the same composition without plain values: groups still choose which keys there are
-    groups = [a for a in arguments if "=" in a and not a.startswith(("-", "+", "~", "hydra")) and "." not in a.split("=")[0]]
+    groups = [
+        a
+        for a in arguments
+        if "=" in a and not a.startswith(("-", "+", "~", "hydra")) and "." not in a.split("=")[0]
+    ]
     groups = [a for a in groups if "," not in a and a.split("=")[0] != name]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         try:

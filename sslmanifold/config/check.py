@@ -79,7 +79,9 @@ def validated(
     try:
         schema = create_model(
             "Options",
-            __config__=ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), validate_default=False),
+            __config__=ConfigDict(
+                arbitrary_types_allowed=True, protected_namespaces=(), validate_default=False
+            ),
             **{alias[name]: field for name, field in fields.items()},
         )  # type: ignore[call-overload]
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):

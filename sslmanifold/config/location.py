@@ -9,4 +9,6 @@ def config_dir() -> Path:
     for candidate in (package / "conf", package.parent / "conf"):
         if (candidate / "train.yaml").exists():
             return candidate
-    raise FileNotFoundError(f"sslmanifold's conf/ directory is neither in {package} nor beside it: reinstall the package")
+    raise FileNotFoundError(
+        f"sslmanifold's conf/ directory is neither in {package} nor beside it: reinstall the package"
+    )

@@ -1,5 +1,6 @@
 """One look for every figure: the same colour for the same constraint everywhere, safe for colour-blind readers."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,10 +35,11 @@ def constraint_colour(name: str) -> str:
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Matplotlib settings for the block, drawn without a display."""
+    """Matplotlib settings for the block, drawn without a display; a notebook keeps its own way of showing."""
     import matplotlib
 
-    matplotlib.use("Agg")
+    if not os.environ.get("MPLBACKEND"):
+        matplotlib.use("Agg")
     with matplotlib.rc_context(
         {
             "figure.dpi": 100,

@@ -1,10 +1,14 @@
-"""The table a run ends with."""
+"""What a run and a sweep end with in the terminal."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from sslmanifold.report.records import Record, collect, is_collapsed, swept_keys, swept_value
 from sslmanifold.runs import Run
 
 _ROWS = (
@@ -17,8 +21,22 @@ _ROWS = (
     ("constraint residual", "constraint/residual"),
 )
 
+STATUS_STYLE = {"completed": "green", "diverged": "yellow", "running": "cyan"}
 
-def _number(value: Any) -> str:
+# the columns of a table of runs: heading → summary key
+COLUMNS = {
+    "loss": "train/loss",
+    "gap": "train/optimality_gap",
+    "rank": "rank/effective",
+    "ODE dev. max": "ode/deviation_max",
+    "seconds": "wall_seconds",
+}
+
+
+def number(value: Any) -> str:
+    """A number as tables show it: four digits; empty for nothing."""
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -29,15 +47,15 @@ def print_run(run: Run, title: str = "") -> None:
     table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    status = {"completed": "green", "diverged": "yellow"}.get(summary["status"], "red")
-    table.add_row("status", f"[{status}]{summary['status']}[/]")
+    style = STATUS_STYLE.get(summary["status"], "red")
+    table.add_row("status", f"[{style}]{summary['status']}[/]")
     table.add_row("steps", str(summary["steps"]))
     for name, key in _ROWS:
         if key not in summary:
             continue
-        value = _number(summary[key])
+        value = number(summary[key])
         if f"{key}_std" in summary:
-            value += f" ± {_number(summary[f'{key}_std'])}"
+            value += f" ± {number(summary[f'{key}_std'])}"
         if key == "rank/effective":
             value += f" of {summary['embedding']}"
         table.add_row(name, value)
@@ -46,5 +64,78 @@ def print_run(run: Run, title: str = "") -> None:
     console.print(f"{title}\n{choices}".strip(), highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     if summary.get("reason"):
-        console.print(f"{summary['status']}: {summary['reason']}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"{summary['status']}: {summary['reason']}", highlight=False, markup=False, soft_wrap=True
+        )
     console.print(f"run folder: {run.path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def wide_console() -> Console:
+    """A console for tables: as wide as the terminal, 160 columns where the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def job_line(label: str, run: Run, before: bool) -> str:
+    """One line for a job of a sweep."""
+    s = run.summary
+    facts = [
+        f"{name} {number(s[key])}" for name, key in COLUMNS.items() if key in s and key != "wall_seconds"
+    ]
+    when = "done before" if before else f"{s.get('wall_seconds', 0):.1f} s"
+    return f"{label}: {s.get('status')}, {', '.join(facts)}, {when}"
+
+
+def runs_table(records: Sequence[Record], keys: Sequence[str], columns: dict[str, str] = COLUMNS) -> Table:
+    """One row a run: its name, what was swept, status and key numbers; a collapsed rank is marked."""
+    table = Table()
+    table.add_column("run", overflow="fold")
+    for key in keys:
+        table.add_column(key, overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in records:
+        style = STATUS_STYLE.get(record.status, "red")
+        cells = [escape(record.name), *(escape(number(swept_value(record, key))) for key in keys)]
+        cells.append(f"[{style}]{record.status}[/]")
+        for key in columns.values():
+            text = f"{record.number(key):.1f}" if key == "wall_seconds" and record.number(key) else ""
+            text = text or number(record.summary.get(key))
+            mark = key == "rank/effective" and is_collapsed(record)
+            cells.append(f"[red]{text} collapsed[/]" if mark else text)
+        table.add_row(*cells)
+    return table
+
+
+def print_sweep(folder: Path, expected: int | None) -> dict[str, int]:
+    """The table a sweep ends with, failed jobs named with their reasons; returns the count of each status.
+
+    Jobs that never started count as ``missing`` where ``expected`` says how many there should be.
+    """
+    from sslmanifold.errors import UserError
+
+    console = wide_console()
+    try:
+        records = collect([folder])
+    except UserError:
+        records = []
+    counts: dict[str, int] = {}
+    for record in records:
+        counts[record.status] = counts.get(record.status, 0) + 1
+    if expected is not None and expected > len(records):
+        counts["missing"] = expected - len(records)
+    if records:
+        keys = swept_keys(records)
+        console.print(runs_table(records, keys))
+        for record in records:
+            if record.status in ("failed", "interrupted"):
+                what = " ".join(f"{key}={swept_value(record, key)}" for key in keys)
+                reason = record.summary.get("reason") or "no reason was left"
+                text = f"job {record.name} ({what}) {record.status}: {reason}"
+                console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+    tally = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    console.print(f"{len(records)} jobs: {tally}" if tally else "no jobs", highlight=False, markup=False)
+    console.print(f"sweep folder: {folder}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"pictures: sslmanifold report {folder}", highlight=False, markup=False, soft_wrap=True)
+    return counts

@@ -1,0 +1,94 @@
+"""``sweep.json``: what a sweep was asked to do, kept in its folder so that it can be resumed and watched."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from sslmanifold.runs import Run, atomic
+from sslmanifold.sweeps.identity import config_key
+
+NAME = "sweep.json"
+
+# a job with one of these has its answer; the others run again
+DONE = ("completed", "diverged")
+
+
+@dataclass
+class Manifest:
+    """What is written to ``sweep.json`` when a sweep starts.
+
+    Attributes:
+        line: the overrides of the sweep, as :func:`~sslmanifold.sweeps.identity.sweep_line` orders them.
+        jobs: how many jobs the line makes; None where the sweeper decides as it goes.
+        started: local time, ISO 8601.
+        done: configuration key → run folder, relative to the sweep folder, of the jobs finished earlier.
+    """
+
+    line: list[str]
+    jobs: int | None = None
+    started: str = ""
+    done: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, sweep_dir: Path) -> "Manifest | None":
+        """The manifest of a sweep folder, or None where it has none that can be read."""
+        try:
+            return cls(**json.loads((sweep_dir / NAME).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, sweep_dir: Path) -> None:
+        self.started = self.started or f"{datetime.now():%Y-%m-%dT%H:%M:%S}"
+        with atomic(sweep_dir / NAME) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    """Every run folder at or below ``root``, in natural order (2 before 10); runs do not nest."""
+    if (root / "config.yaml").exists() and root.name != ".hydra":
+        yield root
+        return
+    try:
+        children = [entry for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return
+    for entry in sorted(children, key=lambda e: _natural(e.name)):
+        yield from run_folders(Path(entry.path))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts: list[tuple[int, int, str]] = []
+    digits = text = ""
+    for character in name + "\0":
+        if character.isdigit():
+            digits += character
+        elif digits:
+            parts += [(1, 0, text)] if text else []
+            parts.append((0, int(digits), ""))
+            digits, text = "", character
+        else:
+            text += character
+    return [*parts, (1, 0, text.rstrip("\0"))]
+
+
+def finished_jobs(sweep_dir: Path) -> dict[str, str]:
+    """Configuration key → run folder relative to ``sweep_dir``, of every completed or diverged job in it."""
+    done: dict[str, str] = {}
+    for folder in run_folders(sweep_dir):
+        run = Run(folder)
+        if run.summary.get("status") in DONE:
+            done[config_key(run.config)] = str(folder.relative_to(sweep_dir))
+    return done
+
+
+def latest_sweep(parent: Path, line: list[str]) -> Path | None:
+    """The newest sweep folder in ``parent`` that was started with this line, or None."""
+    found = [
+        (manifest.started, path.parent)
+        for path in parent.glob(f"*/{NAME}")
+        if (manifest := Manifest.read(path.parent)) is not None and manifest.line == line
+    ]
+    return max(found)[1] if found else None

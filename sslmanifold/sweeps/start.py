@@ -1,0 +1,66 @@
+"""The start of a sweep: choose its folder, write down what it is, find what is already done."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from sslmanifold.sweeps.identity import sweep_line
+from sslmanifold.sweeps.manifest import Manifest, finished_jobs, latest_sweep
+
+
+class SweepStart(Callback):
+    """Hydra's callback (``hydra.callbacks``) that prepares the sweep folder in the launching process.
+
+    With ``resume=true`` the sweep continues in the newest folder that the same line made, or in
+    ``hydra.sweep.dir`` where that is given. ``folder`` is the folder of the sweep that this process runs.
+    """
+
+    folder: Path | None = None
+    manifest: Manifest | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        hydra = config.hydra
+        line = sweep_line([*_preset(hydra), *OmegaConf.to_container(hydra.overrides.task, resolve=False)])  # type: ignore[misc]
+        resume = bool(config.get("resume"))
+        explicit = any(o.lstrip("+").startswith("hydra.sweep.dir=") for o in hydra.overrides.hydra)
+        if resume and not explicit:
+            earlier = latest_sweep(Path(hydra.sweep.dir).parent, line)
+            if earlier is None:
+                print(
+                    f"resume=true: no sweep of this line in {Path(hydra.sweep.dir).parent}, starting a new one",
+                    file=sys.stderr,
+                )
+            else:
+                # hydra.sweep.dir ends in this name; workers of every launcher inherit the environment
+                os.environ["SSLMANIFOLD_RUN_ID"] = earlier.name
+        folder = Path(hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = Manifest(line, _jobs(config))
+        if resume:
+            manifest.done = finished_jobs(folder)
+            print(f"resuming {folder}: {len(manifest.done)} jobs are done", flush=True)
+        manifest.write(folder)
+        SweepStart.folder, SweepStart.manifest = folder, manifest
+
+
+def _preset(hydra: DictConfig) -> list[str]:
+    """What a ``sweep=`` preset sweeps, as overrides."""
+    params = hydra.sweeper.get("params") or {}
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def _jobs(config: DictConfig) -> int | None:
+    """How many jobs the sweep has, where that is known before it starts."""
+    sweeper = config.hydra.sweeper
+    if not str(sweeper.get("_target_", "")).endswith("BasicSweeper"):
+        return sweeper.get("n_trials")
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    overrides = [*_preset(config.hydra), *config.hydra.overrides.task]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return len(BasicSweeper.split_arguments(parsed, None)[0])
