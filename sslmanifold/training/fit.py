@@ -157,8 +157,8 @@ class _Training:
             lowest = None if module.eigvals is None else float(module.eigvals[0])
             if lowest is not None and lowest < 0 and module.optimum() is None:
                 reason += (
-                    f"; the theory predicts it: constraint={self.experiment.constraint.name} has no minimum where C has a "
-                    f"negative eigenvalue (λ1 = {lowest:.4g}). Set constraint=orthogonal, operator_norm or scaled"
+                    f"; the theory predicts it: constraint={self.experiment.constraint.name} has no minimum "
+                    f"where C has a negative eigenvalue (λ1 = {lowest:.4g}). Set constraint=orthogonal, operator_norm or scaled"
                 )
             else:
                 reason += (

@@ -16,8 +16,13 @@ class RunLogger(ABC):
     """A choice of ``logger=``."""
 
     @abstractmethod
-    def open(self, run_dir: Path, config: dict[str, Any], tags: dict[str, str]) -> list[Logger]:
-        """Lightning loggers for this run; ``tags`` are the names of its choices."""
+    def open(
+        self, run_dir: Path, config: dict[str, Any], tags: dict[str, str], resumed: int | None = None
+    ) -> list[Logger]:
+        """Lightning loggers for this run; ``tags`` are the names of its choices.
+
+        ``resumed`` is the step a resumed run goes on from: its loggers go on with what they have.
+        """
 
     def finish(self, loggers: list[Logger], figures: list[Path], summary: dict[str, Any]) -> None:
         """Hand over figures and the summary, then close. Called once, however the run ended."""
@@ -28,7 +33,9 @@ class RunLogger(ABC):
 class CSVOnly(RunLogger):
     """Nothing beside ``metrics.csv``."""
 
-    def open(self, run_dir: Path, config: dict[str, Any], tags: dict[str, str]) -> list[Logger]:
+    def open(
+        self, run_dir: Path, config: dict[str, Any], tags: dict[str, str], resumed: int | None = None
+    ) -> list[Logger]:
         return []
 
 
@@ -36,11 +43,15 @@ class CSVOnly(RunLogger):
 class TensorBoard(RunLogger):
     """TensorBoard event files in ``<run>/tensorboard``."""
 
-    def open(self, run_dir: Path, config: dict[str, Any], tags: dict[str, str]) -> list[Logger]:
+    def open(
+        self, run_dir: Path, config: dict[str, Any], tags: dict[str, str], resumed: int | None = None
+    ) -> list[Logger]:
         from lightning.pytorch.loggers import TensorBoardLogger
 
         try:
-            return [TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard")]
+            # points that a killed run logged after its checkpoint are hidden: they come again
+            again = {} if resumed is None else {"purge_step": resumed + 1}
+            return [TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", **again)]
         except ModuleNotFoundError as error:
             raise UserError(
                 "logger=tensorboard needs the package tensorboard: pip install 'sslmanifold[tensorboard]', "
@@ -63,7 +74,9 @@ class WandB(RunLogger):
     group: str | None = None
     tags: list[str] = field(default_factory=list)
 
-    def open(self, run_dir: Path, config: dict[str, Any], tags: dict[str, str]) -> list[Logger]:
+    def open(
+        self, run_dir: Path, config: dict[str, Any], tags: dict[str, str], resumed: int | None = None
+    ) -> list[Logger]:
         if self.mode == "disabled":
             return []
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -85,6 +98,8 @@ class WandB(RunLogger):
             save_dir=run_dir,
             config=config,
             offline=self.mode == "offline",
+            id=None if resumed is None else _run_id(run_dir),
+            resume="allow" if resumed is not None and self.mode == "online" else None,
             settings=wandb.Settings(silent=True, console="off", root_dir=str(run_dir)),
         )
         run = logger.experiment
@@ -105,6 +120,12 @@ class WandB(RunLogger):
                 run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
             run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
             run.finish(exit_code=0 if summary.get("status") in ("completed", "diverged") else 1)
+
+
+def _run_id(run_dir: Path) -> str | None:
+    """The id of the W&B run already in this folder, so that a resumed run is uploaded as the same one."""
+    folders = sorted((run_dir / "wandb").glob("*run-*-*"))
+    return folders[-1].name.rsplit("-", 1)[-1] if folders else None
 
 
 def _account_configured() -> bool:

@@ -52,6 +52,9 @@ def between_steps(fit_loop: dict[str, Any]) -> None:
     for counters in (batches["total"], batches["current"]):
         counters["ready"] = counters["started"] = counters["completed"] = counters["processed"]
     batches["is_last_batch"] = False
+    optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    # the step that loggers see, which is counted after the callbacks
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = optimizer["step"]["total"]["completed"]
     epochs = fit_loop["epoch_progress"]
     for counters in (epochs["total"], epochs["current"]):
         counters |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
