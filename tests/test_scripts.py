@@ -1,0 +1,27 @@
+"""Every script in scripts/ runs: a benchmark or a picture nobody runs is a benchmark nobody trusts."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def script(name: str) -> ModuleType:
+    """A file of scripts/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_script_has_a_main() -> None:
+    for path in SCRIPTS.glob("*.py"):
+        assert callable(getattr(script(path.stem), "main", None)), path.name
+
+
+def test_the_readme_picture(tmp_path: Path) -> None:
+    out = script("readme_picture").main(out=str(tmp_path / "picture.png"), steps=60)
+    assert out.stat().st_size > 20_000
