@@ -129,9 +129,19 @@ STEPS: dict[str, Callable[..., Weights]] = {
 def train_numpy() -> Callable[..., Array]:
     """``train_numpy("frobenius", w1, w2, c, lr, steps, c1=1.0)``: the map m = W1ᵀW2 after plain training."""
 
-    def train(kind: str, w1: Array, w2: Array, c: Array, lr: float, steps: int, **options: float) -> Array:
-        for _ in range(steps):
-            w1, w2 = STEPS[kind](w1, w2, c, lr, **options)
+    def train(
+        kind: str,
+        w1: Array,
+        w2: Array,
+        c: Array | list[Array],
+        lr: float | list[float],
+        steps: int,
+        **options: float,
+    ) -> Array:
+        """c and lr may be lists, one entry per step: realised minibatches, schedules."""
+        for k in range(steps):
+            moment = c[k] if isinstance(c, list) else c
+            w1, w2 = STEPS[kind](w1, w2, moment, lr[k] if isinstance(lr, list) else lr, **options)
         return w1.T @ w2
 
     return train

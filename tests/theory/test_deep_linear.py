@@ -1,5 +1,7 @@
 """Deep linear nets with orthogonal layers: where the map's flow closes, and where it does not."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ def layers(widths: list[int], seed: int) -> tuple[list[np.ndarray], np.ndarray]:
     rng = np.random.default_rng(seed)
     *hidden, z = widths
     d = hidden[0]
-    weights = [polar(rng.standard_normal((b, a))) for a, b in zip(hidden, hidden[1:], strict=False)]
+    weights = [polar(rng.standard_normal((b, a))) for a, b in itertools.pairwise(hidden)]
     weights.append(polar(rng.standard_normal((hidden[-1], z))))
     a = rng.standard_normal((d, d))
     return weights, -(a + a.T) / 4 - 0.3 * np.eye(d)
