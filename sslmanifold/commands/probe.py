@@ -1,0 +1,82 @@
+"""``sslmanifold probe``: simple classifiers on the embedding of one run, or of every run of a sweep."""
+
+from typing import Annotated, Any
+
+from omegaconf import DictConfig
+
+from sslmanifold.commands.run_argument import with_run_argument
+from sslmanifold.config.application import plain, run_application
+
+
+def probe_runs(config: dict[str, Any]) -> list[Any]:
+    """Probe what ``config`` (as composed from ``conf/probe.yaml``) names; writes ``probes/`` into each run folder.
+
+    Returns:
+        The rows of ``probes/table.csv``.
+
+    Raises:
+        UserError: where there is no run, or none of a sweep's runs can be probed.
+    """
+    import torch
+    from pydantic import Field
+
+    from sslmanifold.config.check import build_group, validated
+    from sslmanifold.errors import UserError
+    from sslmanifold.probes.evaluate import Session, Settings
+    from sslmanifold.probes.folders import runs_below
+    from sslmanifold.probes.results import print_table, rows_of, write_results, write_table
+    from sslmanifold.runs import Run
+
+    def schema(
+        run: str,
+        checkpoint: str = "last",
+        project: bool = False,
+        validation: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+        bootstrap: Annotated[int, Field(ge=100)] = 1000,
+        seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+        baselines: list[str] | None = None,
+        threads: Annotated[int, Field(gt=0)] = 1,
+    ) -> None: ...
+
+    options = validated(schema, {k: v for k, v in config.items() if k != "probe"}, "")
+    torch.set_num_threads(options["threads"])
+    probes = {name: build_group(group, f"probe.{name}") for name, group in config["probe"].items()}
+    settings = Settings(
+        options["validation"], options["bootstrap"], options["seed"], list(options["baselines"] or [])
+    )
+    folders, sweep = runs_below(options["run"])
+    session = Session(probes, settings)
+    rows: list[dict[str, Any]] = []
+    failures = []
+    for folder in folders:
+        try:
+            run = Run(folder, checkpoint=options["checkpoint"], project=options["project"])
+            results = session.run(run)
+        except UserError as error:
+            if not sweep:
+                raise
+            failures.append(f"{folder.name}: {error}")
+            continue
+        write_results(run, results)
+        new = rows_of(run, results)
+        write_table(folder, new)
+        rows += new
+    if not rows:
+        raise UserError("no run could be probed: " + "; ".join(failures))
+    if sweep:
+        write_table(sweep, rows)
+    print_table(rows, sweep or folders[0], failures)
+    return rows
+
+
+def task(config: DictConfig) -> None:
+    """Probe and print the table."""
+    from threadpoolctl import threadpool_limits
+
+    options = plain(config)
+    with threadpool_limits(options["threads"] if isinstance(options["threads"], int) else 1):
+        probe_runs(options)
+
+
+def main(arguments: list[str]) -> int:
+    return run_application("probe", task, with_run_argument(arguments))

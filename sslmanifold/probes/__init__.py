@@ -1,0 +1,1 @@
+"""Downstream probes: what a representation can be used for."""
