@@ -8,6 +8,11 @@ from sslmanifold.version import __version__
 COMMANDS = {
     "train": "train a constrained model next to its exact dynamics",
     "dynamics": "solve those dynamics instead of training: the same folder, much faster",
+    "probe": "accuracy of simple classifiers, or of fine-tuning, on a run's embedding",
+    "export": "write a run's embedding for use without this package: torch, ONNX, .npz",
+    "report": "one self-contained page about a run, a sweep or several",
+    "runs": "a table of runs, sorted and filtered; watch=true follows a sweep",
+    "sync": "upload offline W&B runs",
 }
 
 HELP = """sslmanifold {version}: self-supervised models whose weights live on manifolds, next to their exact dynamics.

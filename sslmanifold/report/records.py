@@ -106,7 +106,8 @@ def collect(folders: Sequence[str | Path]) -> list[Record]:
             records.setdefault(path.resolve(), Record(name, Run(path)))
     if not records:
         raise UserError(
-            f"no runs in {', '.join(map(str, folders))}: a run folder has a config.yaml; train one with `sslmanifold train`"
+            f"no runs in {', '.join(map(str, folders))}: a run folder has a config.yaml; "
+            "train one with `sslmanifold train`"
         )
     return list(records.values())
 

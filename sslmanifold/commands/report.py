@@ -1,0 +1,39 @@
+"""``sslmanifold report DIR``: one self-contained page about a run, a sweep or several."""
+
+import sys
+
+from sslmanifold.config.application import EXIT_MISTAKE
+from sslmanifold.config.arguments import folders_and_options
+from sslmanifold.errors import UserError
+
+KEYS = {"out": "folder the files are written into; by default the first DIR"}
+
+HELP = """usage: sslmanifold report DIR [DIR ...] [out=FOLDER]        (or run=DIR)
+
+Writes report.html (self-contained, interactive), report.md and table.csv (one row a job, all summary keys) about
+every run at or below the folders: what was swept, best and worst, constraint × data tables, curves against the
+ODE, collapse warnings, predicted against seen, failed jobs with reasons.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if arguments else EXIT_MISTAKE
+    from sslmanifold.report.findings import failures, tally
+    from sslmanifold.report.write import write_report
+
+    try:
+        folders, options = folders_and_options(arguments, KEYS)
+        if not folders:
+            raise UserError("which runs? pass a folder: sslmanifold report DIR")
+        paths, records = write_report(folders, options.get("out"))
+    except UserError as error:
+        print(f"sslmanifold report: {error}", file=sys.stderr)
+        return EXIT_MISTAKE
+    print(tally(records))
+    for record, why in failures(records)[:20]:
+        print(f"{record.name} {record.status}: {why}")
+    for path in paths:
+        print(path)
+    return 0

@@ -1,0 +1,61 @@
+"""``sslmanifold sync DIR``: upload offline W&B runs, later, from wherever there is a network."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from sslmanifold.config.application import EXIT_MISTAKE
+from sslmanifold.config.arguments import folders_and_options
+from sslmanifold.errors import UserError
+
+KEYS = {
+    "project": "W&B project, in place of the one the run was started with",
+    "entity": "W&B user or team",
+    "dry_run": "true: only list what would be uploaded",
+}
+
+HELP = """usage: sslmanifold sync DIR [DIR ...] [project=NAME] [entity=NAME] [dry_run=true]
+
+Uploads every offline W&B run (logger=wandb) at or below the folders that was not uploaded yet. The parts of a
+resumed run go to the same W&B run, in order. Needs an account: `wandb login`, or WANDB_API_KEY.
+"""
+
+
+def offline_runs(folders: list[str]) -> dict[str, list[Path]]:
+    """W&B run id → its offline folders, oldest first: a resumed run has several."""
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        root = Path(folder)
+        if not root.is_dir():
+            raise UserError(f"{root} is not a folder: pass a run folder, a sweep folder or a folder of them")
+        parts = [p for p in root.rglob("offline-run-*-*") if p.is_dir()]
+        if root.name.startswith("offline-run-"):
+            parts.append(root)
+        for path in sorted(parts, key=lambda p: p.name):
+            # wandb leaves NAME.wandb.synced beside a file that was uploaded
+            if any(path.glob("*.wandb")) and not any(path.glob("*.wandb.synced")):
+                found.setdefault(path.name.rsplit("-", 1)[-1], []).append(path)
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if arguments else EXIT_MISTAKE
+    try:
+        folders, options = folders_and_options(arguments, KEYS)
+        runs = offline_runs(folders)
+    except UserError as error:
+        print(f"sslmanifold sync: {error}", file=sys.stderr)
+        return EXIT_MISTAKE
+    if not runs:
+        print("nothing to upload: no offline W&B run that is not uploaded yet (train with logger=wandb)")
+        return 0
+    extra = [f"--{key}={options[key]}" for key in ("project", "entity") if key in options]
+    status = 0
+    for name, paths in runs.items():
+        print(f"{name}: {', '.join(map(str, paths))}", flush=True)
+        if options.get("dry_run", "false").lower() != "true":
+            command = [sys.executable, "-m", "wandb", "sync", "--yes", *extra, *map(str, paths)]
+            status = max(status, subprocess.run(command, check=False).returncode)
+    return status

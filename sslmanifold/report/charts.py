@@ -1,0 +1,309 @@
+"""The interactive charts of a report, as Plotly figures in plain containers."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sslmanifold.plots.style import OKABE_ITO, THEORY
+from sslmanifold.report.findings import predicted_pairs
+from sslmanifold.report.groups import Group, data_names
+from sslmanifold.report.records import Record
+
+POINTS = 80  # points of a curve after thinning
+SINGLE_RUNS = 120  # with more runs than these in a report, only medians are drawn
+SCATTERS = 12  # embeddings shown
+
+# key → (heading, logarithmic axis)
+CURVES = {
+    "rank/effective": ("Effective rank", False),
+    "ode/deviation": ("Deviation from the ODE", True),
+    "train/optimality_gap": ("Optimality gap", True),
+}
+
+_FONT = {"family": "system-ui, sans-serif", "size": 12}
+
+Chart = dict[str, Any]
+
+
+def charts(groups: Sequence[Group], records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
+    """(section heading, its charts), each chart ``{"data": …, "layout": …}`` for ``Plotly.newPlot``."""
+    sections = []
+    names = data_names(records)
+    for key, (heading, logarithmic) in CURVES.items():
+        drawn = [_curves(groups, data, key, logarithmic, len(records)) for data in names]
+        sections.append((heading, [chart for chart in drawn if chart]))
+    sections.append(("Loss against the ODE", [c for d in names if (c := _loss(groups, d, len(records)))]))
+    ranks = [_final(groups, data) for data in names]
+    sections.insert(0, ("Where the effective rank ended", [c for c in ranks if c]))
+    sections.append(("Predicted against seen", _ratios(groups, records)))
+    sections.append(("Embeddings at the end", _embeddings(groups, names)))
+    return [(heading, found) for heading, found in sections if found]
+
+
+def thinned(steps: np.ndarray, values: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most ``points`` of a curve, ends included, denser where the steps begin: training is fastest there."""
+    if len(steps) <= points:
+        return steps, values
+    chosen = np.unique((np.linspace(0, 1, points) ** 1.5 * (len(steps) - 1)).round().astype(int))
+    return steps[chosen], values[chosen]
+
+
+def _layout(title: str, x: str, y: str, logarithmic: bool = False) -> dict[str, Any]:
+    return {
+        "title": {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 14}},
+        "xaxis": {"title": {"text": x}, "gridcolor": "#e8e8e8", "zeroline": False, "automargin": True},
+        "yaxis": {
+            "title": {"text": y},
+            "type": "log" if logarithmic else "linear",
+            "gridcolor": "#e8e8e8",
+            "zeroline": False,
+            "automargin": True,
+            **({"exponentformat": "power", "dtick": None} if logarithmic else {}),
+        },
+        "legend": {"orientation": "h", "y": -0.22, "x": 0},
+        "margin": {"l": 56, "r": 12, "t": 40, "b": 40},
+        "height": 380,
+        "font": _FONT,
+        "plot_bgcolor": "#ffffff",
+        "paper_bgcolor": "#ffffff",
+        "hovermode": "closest",
+    }
+
+
+def _list(values: np.ndarray) -> list[float | None]:
+    """JSON numbers of four digits; null where not finite."""
+    return [float(f"{v:.4g}") if math.isfinite(v) else None for v in values.tolist()]
+
+
+def _curve(record: Record, key: str) -> tuple[np.ndarray, np.ndarray] | None:
+    metrics = record.run.metrics
+    if key not in metrics:
+        return None
+    steps, values = np.asarray(metrics["step"]), np.asarray(metrics[key])
+    keep = np.isfinite(values)
+    return (steps[keep], values[keep]) if keep.any() else None
+
+
+def _median(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The median over runs on the longest run's steps; a run that ended earlier no longer counts there."""
+    grid, _ = thinned(*max(curves, key=lambda c: c[0][-1]))
+    rows = [np.interp(grid, s, v, left=np.nan, right=np.nan) for s, v in curves]
+    return grid, np.nanmedian(np.stack(rows), axis=0)
+
+
+def _group_traces(
+    group: Group, curves: list[tuple[str, np.ndarray, np.ndarray]], single: bool, dash: str = "solid"
+) -> list[Chart]:
+    """The group's median, and behind it every run as a thin line; the legend's entry toggles both."""
+    traces: list[Chart] = []
+    if single and len(curves) > 1:
+        x: list[float | None] = []
+        y: list[float | None] = []
+        names: list[str | None] = []
+        for name, steps, values in curves:
+            few_steps, few_values = thinned(steps, values)
+            x += [*_list(few_steps), None]
+            y += [*_list(few_values), None]
+            names += [*([name] * len(few_steps)), None]
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines", "x": x, "y": y, "text": names, "legendgroup": group.label,
+                "showlegend": False, "opacity": 0.35, "line": {"color": group.colour, "width": 1},
+                "hovertemplate": "run %{text}<br>step %{x}: %{y:.4g}<extra></extra>", "connectgaps": False,
+            }
+        )  # fmt: skip
+    steps, values = _median([(s, v) for _, s, v in curves])
+    count = f"median of {len(curves)}" if len(curves) > 1 else f"run {curves[0][0]}"
+    traces.append(
+        {
+            "type": "scatter", "mode": "lines", "x": _list(steps), "y": _list(values), "name": group.label,
+            "legendgroup": group.label, "line": {"color": group.colour, "width": 2.5, "dash": dash},
+            "hovertemplate": f"{group.label}<br>{count}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+        }
+    )  # fmt: skip
+    return traces
+
+
+def _curves(groups: Sequence[Group], data: str, key: str, logarithmic: bool, total: int) -> Chart | None:
+    traces: list[Chart] = []
+    for group in groups:
+        curves = []
+        for record in group.on(data):
+            curve = _curve(record, key)
+            if curve is None:
+                continue
+            steps, values = curve
+            if logarithmic:
+                keep = values > 0
+                steps, values = steps[keep], values[keep]
+            if len(steps):
+                curves.append((record.name, steps, values))
+        if curves:
+            traces += _group_traces(group, curves, total <= SINGLE_RUNS)
+    if not traces:
+        return None
+    return {"data": traces, "layout": _layout(data, "optimizer step", CURVES[key][0].lower(), logarithmic)}
+
+
+def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
+    """Loss of the training and, dashed black, of its ODE; the axis spans the runs that did not diverge."""
+    traces: list[Chart] = []
+    low, high = math.inf, -math.inf
+    for group in groups:
+        trained, flows = [], []
+        for record in group.on(data):
+            curve = _curve(record, "train/loss")
+            if curve is None:
+                continue
+            trained.append((record.name, *curve))
+            if record.status != "diverged":
+                low, high = min(low, float(curve[1].min())), max(high, float(curve[1].max()))
+            flow = _flow_loss(record)
+            if flow is not None:
+                flows.append(flow)
+        if trained:
+            traces += _group_traces(group, trained, total <= SINGLE_RUNS)
+        if flows:
+            steps, values = _median(flows)
+            traces.append(
+                {
+                    "type": "scatter", "mode": "lines", "x": _list(steps), "y": _list(values),
+                    "legendgroup": group.label, "showlegend": False,
+                    "line": {"color": THEORY, "width": 1.3, "dash": "dash"},
+                    "hovertemplate": f"ODE of {group.label}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+                }
+            )  # fmt: skip
+    if not traces:
+        return None
+    layout = _layout(f"{data}: solid training, dashed ODE", "optimizer step", "loss")
+    if low < high:
+        margin = 0.06 * (high - low)
+        layout["yaxis"]["range"] = [low - margin, high + margin]
+    return {"data": traces, "layout": layout}
+
+
+def _flow_loss(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
+    path = record.run.folder.trajectory
+    if not path.exists():
+        return None
+    with np.load(path) as arrays:  # reads only the arrays asked for
+        if "ode_loss" not in arrays:
+            return None
+        loss = arrays["ode_loss"]
+        values = loss.reshape(len(loss), -1).mean(-1)  # (T, S) -> (T,)
+        steps = arrays["steps"][-len(values) :]
+    keep = np.isfinite(values)
+    return (steps[keep], values[keep]) if keep.any() else None
+
+
+def _final(groups: Sequence[Group], data: str) -> Chart | None:
+    """Final effective rank of every run and replica, one column a group."""
+    traces: list[Chart] = []
+    for group in groups:
+        points = [(v, r.name) for r in group.on(data) for v in r.values("rank/effective")]
+        if points:
+            traces.append(
+                {
+                    "type": "box", "name": group.label, "y": _list(np.array([v for v, _ in points])),
+                    "text": [name for _, name in points], "boxpoints": "all" if len(points) <= 60 else "outliers",
+                    "jitter": 0.5, "pointpos": 0, "fillcolor": "rgba(0,0,0,0)",
+                    "marker": {"color": group.colour, "size": 6, "opacity": 0.8},
+                    "line": {"color": group.colour, "width": 1},
+                    "hovertemplate": "run %{text}<br>effective rank %{y:.4g}<extra></extra>", "showlegend": False,
+                }
+            )  # fmt: skip
+    if not traces:
+        return None
+    layout = _layout(data, "", "effective rank")
+    layout["xaxis"]["type"] = "category"
+    if len(traces) > 12:
+        layout["xaxis"]["showticklabels"] = False
+    dotted = {"color": OKABE_ITO["vermillion"], "width": 1, "dash": "dot"}
+    layout["shapes"] = [
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": 1,
+            "y1": 1,
+            "line": dotted,
+            "layer": "below",
+        }
+    ]
+    layout["annotations"] = [
+        {"xref": "paper", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "text": "1: collapsed",
+         "showarrow": False, "font": {"size": 11, "color": OKABE_ITO["vermillion"]}}
+    ]  # fmt: skip
+    return {"data": traces, "layout": layout}
+
+
+def _ratios(groups: Sequence[Group], records: Sequence[Record]) -> list[Chart]:
+    """Seen over predicted for every completed run: 1 where the theory holds."""
+    found: list[Chart] = []
+    for what, (predicted, seen) in predicted_pairs(records).items():
+        traces: list[Chart] = []
+        for group in groups:
+            points = []
+            for record in group.records:
+                a, b = record.number(predicted), record.number(seen)
+                if record.status == "completed" and a and b is not None:
+                    points.append((a, b, record.name))
+            if points:
+                traces.append(
+                    {
+                        "type": "scatter", "mode": "markers", "name": group.label,
+                        "x": _list(np.array([p[0] for p in points])), "y": _list(np.array([p[1] for p in points])),
+                        "text": [p[2] for p in points], "marker": {"color": group.colour, "size": 8, "opacity": 0.75},
+                        "hovertemplate": "run %{text}<br>predicted %{x:.5g}<br>seen %{y:.5g}<extra></extra>",
+                    }
+                )  # fmt: skip
+        if not traces:
+            continue
+        everything = [v for t in traces for axis in ("x", "y") for v in t[axis] if v is not None]
+        ends = [min(everything), max(everything)]
+        traces.insert(
+            0,
+            {
+                "type": "scatter", "mode": "lines", "x": ends, "y": ends, "showlegend": False, "hoverinfo": "skip",
+                "line": {"color": "#888888", "width": 1, "dash": "dot"},
+            },
+        )  # fmt: skip
+        found.append({"data": traces, "layout": _layout(what, "predicted", "seen")})
+    return found
+
+
+def _embeddings(groups: Sequence[Group], names: Sequence[str], points: int = 300) -> list[Chart]:
+    """The training points of the first finished run of each group and data set, coloured by label."""
+    palette = [*list(OKABE_ITO.values())[1:], "#000000", "#999999", "#7F3C8D"]
+    found: list[Chart] = []
+    for data in names:
+        for group in groups:
+            record = next((r for r in group.on(data) if r.status == "completed"), None)
+            if record is None or len(found) >= SCATTERS or not record.run.folder.trajectory.exists():
+                continue
+            with np.load(record.run.folder.trajectory) as arrays:
+                if "embedding_final" not in arrays:
+                    continue
+                embedding = arrays["embedding_final"][0]  # first replica, (n, z)
+                labels = arrays["labels"] if "labels" in arrays else np.zeros(len(embedding), int)
+            chosen = np.linspace(0, len(embedding) - 1, min(points, len(embedding))).astype(int)
+            first = embedding[chosen, 0]
+            second = embedding[chosen, 1] if embedding.shape[1] > 1 else np.zeros_like(first)
+            traces = []
+            for index, label in enumerate(np.unique(labels)[:10]):
+                mask = labels[chosen] == label
+                traces.append(
+                    {
+                        "type": "scatter", "mode": "markers", "name": str(label), "x": _list(first[mask]),
+                        "y": _list(second[mask]), "marker": {"color": palette[index % len(palette)], "size": 5},
+                        "hovertemplate": f"label {label}<br>(%{{x}}, %{{y}})<extra></extra>",
+                        "showlegend": len(np.unique(labels)) > 1,
+                    }
+                )  # fmt: skip
+            layout = _layout(f"{group.label} on {data}", "u₁", "u₂")
+            layout["title"]["font"]["color"] = group.colour
+            found.append({"data": traces, "layout": layout})
+    return found

@@ -1,0 +1,136 @@
+"""What a report says in words: how it ended, best and worst, collapse, predicted against seen, failures."""
+
+from collections.abc import Sequence
+
+from sslmanifold.report.groups import Group, cell, data_names, mean_and_spread
+from sslmanifold.report.records import Record, full_rank, is_collapsed, swept_keys, swept_value
+
+# metric → (heading, whether larger is better; None where neither is)
+METRICS: dict[str, tuple[str, bool | None]] = {
+    "rank/effective": ("Effective rank of the embedding", True),
+    "ode/deviation_max": ("Largest deviation from the ODE", False),
+    "train/optimality_gap": ("Optimality gap", False),
+    "train/loss": ("Loss", None),
+    "constraint/residual": ("Constraint residual", None),
+}
+
+
+def metrics_present(records: Sequence[Record]) -> dict[str, tuple[str, bool | None]]:
+    """The metrics that at least one run has, probe accuracies included."""
+    probes = sorted(
+        {k for r in records for k in r.summary if k.startswith("probe/") and k.endswith("/accuracy")}
+    )
+    known = METRICS | {k: (f"Accuracy of the {k.split('/')[1]} probe", True) for k in probes}
+    return {key: what for key, what in known.items() if any(r.values(key) for r in records)}
+
+
+def tally(records: Sequence[Record]) -> str:
+    """ "50 runs: 40 completed, 10 diverged"."""
+    counts: dict[str, int] = {}
+    for record in records:
+        counts[record.status] = counts.get(record.status, 0) + 1
+    noun = "run" if len(records) == 1 else "runs"
+    return f"{len(records)} {noun}: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+
+
+def what_was_swept(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Swept key → its values, in order of appearance; nothing for a single run."""
+    lines = []
+    for key in swept_keys(records):
+        values = list(
+            dict.fromkeys(str(swept_value(r, key)) for r in records if swept_value(r, key) is not None)
+        )
+        shown = ", ".join(values[:12]) + (f" … ({len(values)} values)" if len(values) > 12 else "")
+        lines.append((key, shown))
+    return lines
+
+
+def best_and_worst(groups: Sequence[Group], records: Sequence[Record]) -> list[tuple[str, str, str, str]]:
+    """(data, metric heading, best group, worst group) wherever two groups can be compared."""
+    rows = []
+    for data in data_names(records):
+        for key, (heading, larger) in metrics_present(records).items():
+            if larger is None:
+                continue
+            means = {}
+            for group in groups:
+                found = mean_and_spread(group.on(data), key)
+                if found is not None:
+                    means[group.label] = (abs(found[0]), cell(group.on(data), key))
+            if len(means) < 2:
+                continue
+            order = sorted(means, key=lambda label: means[label][0], reverse=larger)
+            best, worst = (f"{label}: {means[label][1]}" for label in (order[0], order[-1]))
+            rows.append((data, heading, best, worst))
+    return rows
+
+
+def describe(record: Record, keys: Sequence[str]) -> str:
+    """A run in words: "constraint=none, seed=0", or its folder where nothing was swept."""
+    return ", ".join(f"{key}={swept_value(record, key)}" for key in keys) or record.name
+
+
+def collapse_warnings(groups: Sequence[Group], records: Sequence[Record]) -> list[str]:
+    """ "none on half_moons: effective rank 1.02 of 2: collapsed (5 of 5 runs)", one line a group and data set."""
+    lines = []
+    for group in groups:
+        for data in data_names(records):
+            members = group.on(data)
+            fallen = [r for r in members if is_collapsed(r)]
+            if not fallen:
+                continue
+            ranks = [r.number("rank/effective") or 0.0 for r in fallen]
+            low, high = f"{min(ranks):.3g}", f"{max(ranks):.3g}"
+            rank = low if low == high else f"{low} to {high}"
+            lines.append(
+                f"{group.label} on {data}: effective rank {rank} of {full_rank(fallen[0])}: collapsed "
+                f"({len(fallen)} of {len(members)} runs)"
+            )
+    return lines
+
+
+def failures(records: Sequence[Record]) -> list[tuple[Record, str]]:
+    """Every run without a result, with the reason."""
+    reasons = {
+        "stopped": "no summary and no sign of life: the process was killed",
+        "running": "still running",
+    }
+    return [
+        (r, str(r.summary.get("reason") or reasons.get(r.status, "no reason was left")))
+        for r in records
+        if r.status not in ("completed", "diverged")
+    ]
+
+
+def predicted_pairs(records: Sequence[Record]) -> dict[str, tuple[str, str]]:
+    """What → (key of the prediction, key of what was seen), for everything that some run has both of."""
+    pairs = {
+        "loss (L* against the last loss)": ("train/optimum", "train/loss"),
+        "rank of the limit": ("predicted/limit_rank", "rank/effective"),
+    }
+    for record in records:
+        for key in record.summary:
+            name = key.removeprefix("predicted/")
+            if name != key and f"seen/{name}" in record.summary:
+                pairs[name.replace("_", " ")] = (key, f"seen/{name}")
+    return {
+        what: (a, b)
+        for what, (a, b) in pairs.items()
+        if any(r.status == "completed" and r.values(a) and r.values(b) for r in records)
+    }
+
+
+def predicted_against_seen(groups: Sequence[Group], records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """(what, group, data, predicted, seen) over completed runs."""
+    rows = []
+    for what, (predicted, seen) in predicted_pairs(records).items():
+        for group in groups:
+            for data in data_names(records):
+                members = [
+                    r
+                    for r in group.on(data)
+                    if r.status == "completed" and r.values(predicted) and r.values(seen)
+                ]
+                if members:
+                    rows.append((what, group.label, data, cell(members, predicted), cell(members, seen)))
+    return rows

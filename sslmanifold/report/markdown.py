@@ -1,0 +1,69 @@
+"""``report.md``: the tables of a report as plain text."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sslmanifold.report import findings
+from sslmanifold.report.groups import cell, data_names, grouped
+from sslmanifold.report.records import Record, swept_keys, swept_value
+from sslmanifold.report.terminal import COLUMNS, number
+
+
+def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
+    """The text of ``report.md``; links to run folders are relative to ``out``."""
+    keys = swept_keys(records)
+    groups = grouped(records, keys)
+    names = data_names(records)
+    parts = [f"# {title}", findings.tally(records)]
+    swept = findings.what_was_swept(records)
+    if swept:
+        parts += ["## What was swept", _table(["key", "values"], swept)]
+    warnings = findings.collapse_warnings(groups, records)
+    if warnings:
+        parts += ["## Collapse", "\n".join(f"- {line}" for line in warnings)]
+    missing = findings.failures(records)
+    if missing:
+        rows = [(_link(r, out), findings.describe(r, keys), r.status, why) for r, why in missing]
+        parts += ["## Without a result", _table(["run", "job", "status", "reason"], rows)]
+    best = findings.best_and_worst(groups, records)
+    if best:
+        parts += ["## Best and worst", _table(["data", "metric", "best", "worst"], best)]
+    parts += ["## Constraint × data", "Mean ± standard deviation over seeds and replicas (count)."]
+    for key, (heading, _) in findings.metrics_present(records).items():
+        parts += [
+            f"### {heading}",
+            _table(["", *names], [(g.label, *(cell(g.on(d), key) for d in names)) for g in groups]),
+        ]
+    predictions = findings.predicted_against_seen(groups, records)
+    if predictions:
+        parts += [
+            "## Predicted against seen",
+            _table(["what", "", "data", "predicted", "seen"], predictions),
+        ]
+    rows = [
+        (
+            _link(r, out),
+            *(number(swept_value(r, key)) for key in keys),
+            r.status,
+            *(number(r.summary.get(key)) for key in COLUMNS.values()),
+        )
+        for r in records
+    ]
+    parts += ["## Runs", _table(["run", *keys, "status", *COLUMNS], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_escape(c) for c in line) + " |" for line in lines)
+
+
+def _escape(cell: str) -> str:
+    return str(cell).replace("|", "\\|").replace("\n", " ")
+
+
+def _link(record: Record, out: Path) -> str:
+    target = Path(os.path.relpath(record.path.resolve(), out.resolve())).as_posix()
+    return f"[{record.name}](<{target}>)"

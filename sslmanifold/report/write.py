@@ -1,0 +1,40 @@
+"""Writes the three files of a report, from run folders alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sslmanifold.report.markdown import report_markdown
+from sslmanifold.report.page import report_page
+from sslmanifold.report.records import Record, collect
+from sslmanifold.report.table import table_csv
+from sslmanifold.runs import atomic
+
+
+def write_report(
+    folders: Sequence[str | Path], out: str | Path | None = None
+) -> tuple[list[Path], list[Record]]:
+    """``report.html``, ``report.md`` and ``table.csv`` about every run below the folders.
+
+    Args:
+        folders: run folders, sweep folders or folders of them.
+        out: where the files go; by default the first folder.
+
+    Returns:
+        The paths of the three files, and the runs.
+
+    Raises:
+        UserError: where a folder does not exist or no run is found.
+    """
+    records = collect(folders)
+    target = Path(out) if out is not None else Path(folders[0])
+    target.mkdir(parents=True, exist_ok=True)
+    title = ", ".join(Path(f).resolve().name for f in folders)
+    texts = {
+        "report.html": report_page(records, title, target),
+        "report.md": report_markdown(records, title, target),
+        "table.csv": table_csv(records),
+    }
+    for name, text in texts.items():
+        with atomic(target / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [target / name for name in texts], records
