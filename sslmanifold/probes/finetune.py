@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
 from sslmanifold.constraints import make_constraint
-from sslmanifold.geometry import RiemannianAdam, require_riemannian
+from sslmanifold.geometry import RiemannianAdam, Stiefel, require_riemannian
 from sslmanifold.models import ConstrainedNetwork
 
 Freeze = Literal["backbone", "none", "gradual"]
@@ -43,6 +43,15 @@ class _Manifolds:
         return self.of_weights
 
 
+def backbone_step(weight: Tensor) -> float:
+    """Riemannian Adam's default step: a length on Stiefel manifolds, one per coordinate elsewhere.
+
+    On a Stiefel manifold Adam divides by one number per matrix, so that a step is about ``lr`` long in all;
+    elsewhere every coordinate moves by about ``lr``.
+    """
+    return 5e-2 if isinstance(weight.manifold, Stiefel) else 1e-3  # type: ignore[attr-defined]
+
+
 class FineTuning(lightning.LightningModule):
     """x ↦ W u(x)/s + b with cross-entropy: u the encoder, s its global scale, (W, b) a linear head.
 
@@ -52,7 +61,7 @@ class FineTuning(lightning.LightningModule):
         network: one replica of a pretrained encoder.
         classes: number of classes.
         scale: s, so that the head sees inputs of order one whatever the encoder.
-        head_lr, backbone_lr: learning rates.
+        head_lr, backbone_lr: learning rates; None for :func:`backbone_step` of each weight.
         weight_decay: of the head.
     """
 
@@ -62,8 +71,8 @@ class FineTuning(lightning.LightningModule):
         classes: int,
         *,
         scale: float = 1.0,
-        head_lr: float = 1e-2,
-        backbone_lr: float = 1e-3,
+        head_lr: float = 5e-2,
+        backbone_lr: float | None = None,
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
@@ -92,11 +101,16 @@ class FineTuning(lightning.LightningModule):
     def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         return self(batch[0]).argmax(-1)
 
+    def group(self, weight: Tensor) -> dict[str, Any]:
+        """The optimizer's group of one encoder weight."""
+        lr = backbone_step(weight) if self.backbone_lr is None else self.backbone_lr
+        return {"params": [weight], "lr": lr, "weight_decay": 0.0}
+
     def configure_optimizers(self) -> Optimizer:
-        groups = [{"params": list(self.head.parameters()), "weight_decay": self.weight_decay}]
-        trainable = [weight for weight in self.network.weights if weight.requires_grad]
-        if trainable:
-            groups.append({"params": trainable, "lr": self.backbone_lr, "weight_decay": 0.0})  # type: ignore[dict-item]
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.head.parameters()), "weight_decay": self.weight_decay}
+        ]
+        groups += [self.group(weight) for weight in self.network.weights if weight.requires_grad]
         optimizer = RiemannianAdam(groups, lr=self.head_lr)
         require_riemannian(optimizer, self)
         return optimizer
@@ -127,9 +141,7 @@ class Freezing(BaseFinetuning):
             if epoch >= place * self.every:
                 weight.requires_grad_(True)  # also after a resume, where only the groups come back
                 if id(weight) not in held:
-                    optimizer.add_param_group(
-                        {"params": [weight], "lr": pl_module.backbone_lr, "weight_decay": 0.0}
-                    )
+                    optimizer.add_param_group(pl_module.group(weight))  # type: ignore[operator]
 
 
 @dataclass(kw_only=True)
@@ -140,11 +152,12 @@ class FineTune:
         freeze: backbone (the head alone learns) | none (everything does) | gradual.
         unfreeze_every: epochs between layers of ``gradual``.
         constraint: keep (weights stay on the manifolds of the run) | none (they are released).
-        head_lr, backbone_lr: learning rates of Riemannian Adam.
+        head_lr, backbone_lr: learning rates of Riemannian Adam; "auto" for :func:`backbone_step`.
         weight_decay: of the head.
         fractions: parts of the training labels to learn from; the largest gives the accuracy reported.
         epochs: at most so many.
-        patience: stop after so many epochs without a better validation accuracy.
+        patience: stop after so many epochs without a smaller validation loss; the epoch with the best
+            validation accuracy is the one kept.
         batch_size: samples per step.
         resume: go on from ``probes/finetune/*/last.ckpt`` where there is one.
     """
@@ -154,16 +167,21 @@ class FineTune:
     freeze: Freeze = "none"
     unfreeze_every: Annotated[int, Field(gt=0)] = 3
     constraint: Literal["keep", "none"] = "keep"
-    head_lr: Annotated[float, Field(gt=0)] = 1e-2
-    backbone_lr: Annotated[float, Field(gt=0)] = 1e-3
+    head_lr: Annotated[float, Field(gt=0)] = 5e-2
+    backbone_lr: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     fractions: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = field(
         default_factory=lambda: [0.01, 0.1, 1.0]
     )
-    epochs: Annotated[int, Field(gt=0)] = 30
+    epochs: Annotated[int, Field(gt=0)] = 60
     patience: Annotated[int, Field(gt=0)] = 5
     batch_size: Annotated[int, Field(gt=0)] = 128
     resume: bool = False
+
+    @property
+    def encoder_lr(self) -> float | None:
+        """``backbone_lr``, None for "auto"."""
+        return None if self.backbone_lr == "auto" else float(self.backbone_lr)
 
     def __post_init__(self) -> None:
         self.fractions = sorted(self.fractions)

@@ -97,7 +97,7 @@ def _one_fraction(
             len(data.classes),
             scale=scale,
             head_lr=options.head_lr,
-            backbone_lr=options.backbone_lr,
+            backbone_lr=options.encoder_lr,
             weight_decay=options.weight_decay,
         )
         best = ModelCheckpoint(
@@ -112,7 +112,7 @@ def _one_fraction(
             num_sanity_val_steps=0,
             callbacks=[
                 Freezing(options.freeze, options.unfreeze_every),
-                EarlyStopping("val/accuracy", mode="max", patience=options.patience),
+                EarlyStopping("val/loss", mode="min", patience=options.patience),
                 best,
             ],
         )

@@ -15,9 +15,9 @@ COLUMNS = (
 )  # fmt: skip
 EMBEDDINGS = {
     "run": "this run",
-    "ode": "its ODE, same time",
-    "pca": "PCA, same z",
-    "random": "random orthogonal, same z",
+    "ode": "ODE",
+    "pca": "PCA",
+    "random": "random",
     "raw": "raw input",
 }
 
@@ -59,7 +59,8 @@ def write_table(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    return f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    half = (row["high"] - row["low"]) / 2
+    return f"{100 * row['accuracy']:.1f} ± {100 * half:.1f}"
 
 
 def print_table(rows: Sequence[dict[str, Any]], folder: Path, failures: Sequence[str] = ()) -> None:
@@ -73,7 +74,7 @@ def print_table(rows: Sequence[dict[str, Any]], folder: Path, failures: Sequence
     table.add_column("job" if len(jobs) > 1 else "embedding", style="bold")
     table.add_column("dim", justify="right")
     for name in probes:
-        table.add_column(f"{name} %", justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     lines: dict[str, dict[str, Any]] = {}
     for row in rows:
         if len(jobs) == 1:
@@ -87,7 +88,10 @@ def print_table(rows: Sequence[dict[str, Any]], folder: Path, failures: Sequence
         table.add_row(label, str(cells["dim"]), *(cells.get(name, "") for name in probes))
     console = Console()
     some = rows[0]
-    title = f"accuracy on {some['n_test']} test points, {some['n_train']} training points, 95 % bootstrap interval"
+    title = (
+        f"test accuracy in % (± half the 95 % bootstrap interval), {some['n_train']} training and {some['n_test']} "
+        "test points"
+    )
     console.print(title, highlight=False)
     console.print(table)
     for failure in failures:
