@@ -146,21 +146,22 @@ def time_to_tolerance(
     best = optimum(eigvals, embedding, hidden)
     scale = max(abs(float(best)), 1e-12 * float(eigvals.abs().max()))
 
-    def gap(t: float) -> float:
-        return float(solve(q0, eigvals, [t], kappa=kappa, hidden=hidden).loss(eigvals)[0] - best) / scale
+    def gaps(times: list[float]) -> list[float]:
+        losses = solve(q0, eigvals, times, kappa=kappa, hidden=hidden).loss(eigvals)
+        return [(loss - float(best)) / scale for loss in losses.tolist()]
 
     low, high = 0.0, max(guess, 1.0 / float(eigvals.abs().max()))
-    if gap(low) <= tolerance:
-        return 0.0
-    while gap(high) > tolerance:
+    longest = 1e4 * high
+    while gaps([high])[0] > tolerance:
         low, high = high, 2 * high
-        if high > 1e6 * (guess + 1):
+        if high > longest:
             return math.inf
-    for _ in range(40):
-        mid = (low + high) / 2
-        low, high = (mid, high) if gap(mid) > tolerance else (low, mid)
-        if high - low < 1e-6 * high:
-            break
+    for _ in range(4):  # each pass narrows the bracket 32-fold
+        times = [low + (high - low) * k / 32 for k in range(33)]
+        first = next((k for k, gap in enumerate(gaps(times)) if gap <= tolerance), 32)
+        if first == 0:
+            return low
+        low, high = times[first - 1], times[first]
     return high
 
 
