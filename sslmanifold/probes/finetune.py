@@ -29,7 +29,11 @@ def released(
     if not constrained:
         manifolds = make_constraint("none").manifolds(network.shape)
     return ConstrainedNetwork(
-        network.shape, _Manifolds(manifolds), weights, network.activation, network.preprocessing
+        network.shape,
+        _Manifolds(manifolds),  # type: ignore[arg-type]
+        weights,
+        network.activation,
+        network.preprocessing,
     )
 
 
@@ -131,17 +135,15 @@ class Freezing(BaseFinetuning):
         if self.mode != "none":
             self.freeze(pl_module.network)  # type: ignore[arg-type]
 
-    def finetune_function(
-        self, pl_module: lightning.LightningModule, epoch: int, optimizer: Optimizer
-    ) -> None:
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Optimizer) -> None:
         if self.mode != "gradual":
             return
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for place, weight in enumerate(reversed(list(pl_module.network.weights)), start=1):  # type: ignore[arg-type]
+        for place, weight in enumerate(reversed(list(pl_module.network.weights)), start=1):
             if epoch >= place * self.every:
                 weight.requires_grad_(True)  # also after a resume, where only the groups come back
                 if id(weight) not in held:
-                    optimizer.add_param_group(pl_module.group(weight))  # type: ignore[operator]
+                    optimizer.add_param_group(pl_module.group(weight))
 
 
 @dataclass(kw_only=True)

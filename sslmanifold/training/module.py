@@ -198,6 +198,8 @@ class SSLModule(lightning.LightningModule):
 
     def record(self, *, closing: bool = False) -> None:
         """Write one row for the current state; see :meth:`Recorder.record` for ``closing``."""
+        if self.recorder.rows and self.recorder.rows[-1]["step"] == self.steps_done:
+            return  # measuring costs time
         arrays: dict[str, Any] = {"time": self.time}
         for observer in self._observers():
             arrays |= observer.arrays(self)
