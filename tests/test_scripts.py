@@ -25,3 +25,12 @@ def test_every_script_has_a_main() -> None:
 def test_the_readme_picture(tmp_path: Path) -> None:
     out = script("readme_picture").main(out=str(tmp_path / "picture.png"), steps=60)
     assert out.stat().st_size > 20_000
+
+
+def test_solving_beats_training() -> None:
+    """On half moons, trained to convergence for real: the same subspace, and the ratio is reported."""
+    (row,) = script("benchmark_dynamics").main(
+        data="half_moons", hidden=16, embedding=1, full=True, metrics="canonical"
+    )
+    assert row["distance"] < 1e-3
+    assert row["ratio"] > 1
