@@ -3,9 +3,10 @@
     uv run python scripts/benchmark_dynamics.py                    # MNIST two classes × 200, h = 1000, z = 10
     uv run python scripts/benchmark_dynamics.py data=digits full=true
 
-Convergence is the time at which the span of the exact trajectory is within ``tolerance`` of its limit. Training takes
-the default learning rate; a plain loop over the module's own objective and optimizer, without Lightning, so that the
-comparison favours training. Its time is projected as steps to convergence × the median step, unless ``full=true`` runs them all.
+Convergence is the time at which the span of the exact trajectory is within ``tolerance`` of its limit. Training
+takes the default learning rate; a plain loop over the module's own objective and optimizer, without Lightning, so that
+the comparison favours training. Its time is projected as steps to convergence × the median step, unless ``full=true``
+runs them all.
 """
 
 import os
