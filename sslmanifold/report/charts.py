@@ -53,7 +53,12 @@ def thinned(steps: np.ndarray, values: np.ndarray, points: int = POINTS) -> tupl
 def _layout(title: str, x: str, y: str, logarithmic: bool = False) -> dict[str, Any]:
     return {
         "title": {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 14}},
-        "xaxis": {"title": {"text": x}, "gridcolor": "#e8e8e8", "zeroline": False, "automargin": True},
+        "xaxis": {
+            "title": {"text": x, "standoff": 6},
+            "gridcolor": "#e8e8e8",
+            "zeroline": False,
+            "automargin": True,
+        },
         "yaxis": {
             "title": {"text": y},
             "type": "log" if logarithmic else "linear",
@@ -63,7 +68,7 @@ def _layout(title: str, x: str, y: str, logarithmic: bool = False) -> dict[str, 
             **({"exponentformat": "power", "dtick": None} if logarithmic else {}),
         },
         "legend": {"orientation": "h", "y": -0.22, "x": 0},
-        "margin": {"l": 56, "r": 12, "t": 40, "b": 40},
+        "margin": {"l": 56, "r": 12, "t": 40, "b": 36},
         "height": 380,
         "font": _FONT,
         "plot_bgcolor": "#ffffff",
@@ -144,7 +149,7 @@ def _curves(groups: Sequence[Group], data: str, key: str, logarithmic: bool, tot
             traces += _group_traces(group, curves, total <= SINGLE_RUNS)
     if not traces:
         return None
-    return {"data": traces, "layout": _layout(data, "optimizer step", CURVES[key][0].lower(), logarithmic)}
+    return {"data": traces, "layout": _layout(data, "optimizer step", CURVES[key][0], logarithmic)}
 
 
 def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:

@@ -104,10 +104,7 @@ def failures(records: Sequence[Record]) -> list[tuple[Record, str]]:
 
 def predicted_pairs(records: Sequence[Record]) -> dict[str, tuple[str, str]]:
     """What → (key of the prediction, key of what was seen), for everything that some run has both of."""
-    pairs = {
-        "loss (L* against the last loss)": ("train/optimum", "train/loss"),
-        "rank of the limit": ("predicted/limit_rank", "rank/effective"),
-    }
+    pairs = {"loss (L* against the last loss)": ("train/optimum", "train/loss")}
     for record in records:
         for key in record.summary:
             name = key.removeprefix("predicted/")

@@ -60,7 +60,7 @@ def grouped(records: Sequence[Record], keys: Sequence[str]) -> list[Group]:
 
 def lighter(colour: str, index: int, count: int) -> str:
     """The index-th of ``count`` shades of a colour, from itself to a pale one."""
-    if count < 2:
+    if count < 2 or index == 0:
         return colour
     mix = 0.65 * index / (count - 1)
     channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]

@@ -49,7 +49,9 @@ const draw = (div) => {
   const chart = JSON.parse(document.getElementById(div.dataset.chart).textContent);
   if (narrow) { chart.layout.margin = {l: 48, r: 6, t: 36, b: 36}; chart.layout.font.size = 11; }
   Plotly.newPlot(div, chart.data, chart.layout,
-    {responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", scrollZoom: false});
+    {responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", scrollZoom: false,
+     showSendToCloud: false, plotlyServerURL: "",
+     modeBarButtonsToRemove: ["zoom2d", "pan2d", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]});
 };
 // a chart is drawn when it comes near the screen: a long page opens at once
 const watcher = new IntersectionObserver((entries) => {
@@ -177,7 +179,7 @@ def _means(records: Sequence[Record], groups: Sequence[Any]) -> str:
             for g in groups
         ]
         parts.append(f'<div class="card scroll">{_table(["", *names], rows, caption=heading)}</div>')
-    note = "Mean ± standard deviation over seeds and replicas (count). Diverged runs count with their last finite state."
+    note = "Mean ± standard deviation over seeds and replicas (count). Diverged runs count as they last were."
     return (
         f'<h2>Constraint × data</h2><p class="lead">{note}</p><div class="grid">{"".join(parts)}</div>'
         if parts

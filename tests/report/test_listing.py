@@ -1,0 +1,89 @@
+"""``sslmanifold runs``: sorting, filtering, progress."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sslmanifold.commands.runs import main
+from sslmanifold.errors import UserError
+from sslmanifold.report.listing import all_ended, listing
+from sslmanifold.runs import RunFolder
+from sslmanifold.sweeps.manifest import Manifest
+
+
+def shown(*args: object, **kwargs: str) -> str:
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(listing(*args, **kwargs))  # type: ignore[arg-type]
+    return console.export_text()
+
+
+def order(text: str) -> list[str]:
+    return [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
+
+
+def test_sorted_by_heading_key_and_direction(sweep: Path) -> None:
+    up = order(shown([sweep], sort="rank"))
+    assert up[-1] == "12"  # a run without the value comes last
+    assert up[0] in ("0", "3")
+    down = order(shown([sweep], sort="-rank/effective"))
+    assert down[0] in ("8", "11")
+    assert down[-1] == "12"
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("status=failed", ["12"]),
+        ("constraint=frobenius,data=digits", ["3", "4", "5"]),
+        ("rank/effective<1.025", ["0", "3"]),
+        ("seed>=2,status!=failed", ["2", "5", "8", "11"]),
+        ("model.hidden=10", ["12"]),
+    ],
+)
+def test_filtered(sweep: Path, condition: str, expected: list[str]) -> None:
+    assert order(shown([sweep], filter=condition)) == expected
+
+
+def test_columns_and_collapse_mark(sweep: Path) -> None:
+    text = shown([sweep], columns="train/loss,train/optimum")
+    assert "train/optimum" in text
+    assert "-100" in text
+    assert "collapsed" in shown([sweep])
+
+
+@pytest.mark.parametrize(
+    "options", [{"sort": "rnak"}, {"filter": "nothing=1"}, {"filter": "seed"}, {"columns": "x"}]
+)
+def test_unknown_keys_list_the_choices(sweep: Path, options: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="rank/effective|is not a condition"):
+        shown([sweep], **options)
+
+
+def test_running_stopped_and_missing_jobs(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
+    Manifest(["seed=0,1,2"], jobs=4).write(tmp_path)
+    write_run(tmp_path / "0")
+    write_run(tmp_path / "1", status=None, seed=1, rows=43)
+    old = write_run(tmp_path / "2", status=None, seed=2)
+    past = time.time() - 3600
+    for path in (old.config, old.metrics):
+        os.utime(path, (past, past))
+    text = shown([tmp_path])
+    assert "1: step 420 of 420" in text
+    assert "3 runs: 1 completed, 1 running, 1 stopped; 1 not started, 4 in all" in text
+    assert not all_ended([tmp_path])
+    write_run(tmp_path / "1", seed=1)
+    write_run(tmp_path / "3", seed=3)
+    assert all_ended([tmp_path])
+
+
+def test_command(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"run={sweep}", "filter=status=failed"]) == 0
+    assert main([str(sweep), "watch=true"]) == 0
+    assert "13 runs: 12 completed, 1 failed" in capsys.readouterr().out
+    assert main([str(sweep), "sort=nonsense"]) == 2
+    assert main([str(tmp_path / "none")]) == 2
+    assert "not a folder" in capsys.readouterr().err

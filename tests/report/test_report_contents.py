@@ -1,0 +1,169 @@
+"""What a report says: means, spreads, warnings, failures, one row a job."""
+
+import csv
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sslmanifold.commands.report import main
+from sslmanifold.errors import UserError
+from sslmanifold.plots.style import CONSTRAINT_COLOURS
+from sslmanifold.report.charts import charts, thinned
+from sslmanifold.report.findings import best_and_worst, collapse_warnings, failures, predicted_against_seen
+from sslmanifold.report.groups import cell, grouped, lighter, mean_and_spread
+from sslmanifold.report.records import collect, is_collapsed, swept_keys, swept_value
+from sslmanifold.report.write import write_report
+from sslmanifold.runs import RunFolder
+
+
+def test_what_was_swept(sweep: Path) -> None:
+    records = collect([sweep])
+    assert swept_keys(records) == ["constraint", "data", "model.hidden", "seed"]
+    assert [r.name for r in records] == [str(i) for i in range(13)]
+    assert swept_value(records[0], "constraint") == "frobenius"
+    assert swept_value(records[-1], "model.hidden") == 10
+
+
+def test_means_against_statistics(sweep: Path) -> None:
+    records = [r for r in collect([sweep]) if r.status == "completed"]
+    group = next(g for g in grouped(records, swept_keys(records)) if g.label == "orthogonal")
+    ranks = [1.8, 1.9, 2.0]
+    assert mean_and_spread(group.on("digits"), "rank/effective") == pytest.approx(
+        (statistics.fmean(ranks), statistics.stdev(ranks), 3)
+    )
+    assert cell(group.on("digits"), "rank/effective") == "1.9 ± 0.1 (3)"
+    assert group.colour == CONSTRAINT_COLOURS["orthogonal"]
+
+
+def test_replicas_count_one_by_one(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
+    write_run(
+        tmp_path / "0", **{"rank/effective_r0": 1.0, "rank/effective_r1": 2.0, "rank/effective_std": 0.7}
+    )
+    records = collect([tmp_path])
+    assert mean_and_spread(records, "rank/effective") == pytest.approx((1.5, statistics.stdev([1.0, 2.0]), 2))
+
+
+def test_collapse_is_named(sweep: Path) -> None:
+    records = collect([sweep])
+    lines = collapse_warnings(grouped(records, swept_keys(records)), records)
+    assert lines[0].startswith(
+        "frobenius, model.hidden=128 on half_moons: effective rank 1.02 to 1.04 of 2: collapsed"
+    )
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("rank", "embedding", "dim", "collapsed"),
+    [
+        (1.02, 2, 64, True),
+        (1.11, 2, 64, False),
+        (1.8, 10, 64, True),
+        (2.0, 10, 64, False),
+        (1.0, 1, 64, False),
+    ],
+)
+def test_where_collapse_begins(
+    tmp_path: Path,
+    write_run: Callable[..., RunFolder],
+    rank: float,
+    embedding: int,
+    dim: int,
+    collapsed: bool,
+) -> None:
+    write_run(tmp_path / "0", rank=rank, embedding=embedding, dim=dim)
+    assert is_collapsed(collect([tmp_path])[0]) is collapsed
+
+
+def test_best_worst_failures_and_predictions(sweep: Path) -> None:
+    records = collect([sweep])
+    groups = grouped(records, swept_keys(records))
+    rank = next(row for row in best_and_worst(groups, records) if row[1].startswith("Effective"))
+    assert rank[2].startswith("orthogonal, model.hidden=128")
+    assert rank[3].startswith("frobenius")
+    ((failed, why),) = failures(records)
+    assert failed.name == "12"
+    assert "h ≥ d" in why
+    assert (
+        failed.summary["constraint"] == "orthogonal"
+    )  # from its configuration: it left no summary of its own
+    rows = predicted_against_seen(groups, records)
+    assert (
+        "steps to tolerance",
+        "orthogonal, model.hidden=128",
+        "digits",
+        "401 ± 1 (3)",
+        "403 ± 1 (3)",
+    ) in rows
+
+
+def test_files(sweep: Path, tmp_path: Path) -> None:
+    (_, markdown, table), _ = write_report([sweep], out=tmp_path)
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert len(rows) == 13
+    assert rows[0]["rank/effective"] == "1.02"
+    assert rows[0]["versions.torch"] == "2"
+    assert rows[12]["status"] == "failed"
+    text = markdown.read_text(encoding="utf-8")
+    assert "effective rank 1.02 to 1.04 of 2: collapsed" in text
+    assert "## Without a result" in text
+    for line in text.splitlines():
+        if line.startswith("| [0]"):
+            target = line.split("](<")[1].split(">)")[0]
+            assert (tmp_path / target).resolve() == (sweep / "0").resolve()
+            break
+    else:
+        raise AssertionError("no row links to run 0")
+
+
+def test_a_single_run_and_several_folders(sweep: Path, tmp_path: Path) -> None:
+    paths, records = write_report([sweep / "0"], out=tmp_path / "one")
+    assert len(records) == 1
+    assert all(path.parent == tmp_path / "one" for path in paths)
+    _, records = write_report([sweep / "0", sweep / "3", sweep / "0"], out=tmp_path / "two")
+    assert len(records) == 2
+
+
+def test_command_takes_folders_both_ways(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(sweep), f"out={tmp_path / 'a'}"]) == 0
+    assert main([f"run={sweep}", f"out={tmp_path / 'b'}"]) == 0
+    assert (tmp_path / "a" / "table.csv").read_bytes() == (tmp_path / "b" / "table.csv").read_bytes()
+    assert "13 runs: 12 completed, 1 failed" in capsys.readouterr().out
+    assert main([str(tmp_path / "nothing")]) == 2
+    assert main([str(sweep), "outt=x"]) == 2
+    assert "did you mean out?" in capsys.readouterr().err
+
+
+def test_no_runs_is_a_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no runs in"):
+        collect([tmp_path])
+
+
+def test_every_chart_is_there_and_thin(sweep: Path) -> None:
+    records = collect([sweep])
+    sections = dict(charts(grouped(records, swept_keys(records)), records))
+    assert len(sections) == 7
+    for found in sections.values():
+        for chart in found:
+            for trace in chart["data"]:
+                assert len(trace.get("x", trace["y"])) <= 3 * 81 + 300
+    curve = sections["Effective rank"][0]["data"][-1]
+    assert curve["line"]["color"] == CONSTRAINT_COLOURS["orthogonal"]
+
+
+def test_thinning_keeps_the_ends_and_values() -> None:
+    steps = np.arange(5000)
+    few, values = thinned(steps, steps**2, 80)
+    assert len(few) <= 80
+    assert (few[0], few[-1]) == (0, 4999)
+    assert np.array_equal(values, few**2)
+
+
+def test_shades_of_one_colour() -> None:
+    assert lighter("#000000", 0, 3) == "#000000"
+    assert lighter("#000000", 1, 3) == "#535353"
+    assert lighter("#0072B2", 0, 1) == "#0072B2"
