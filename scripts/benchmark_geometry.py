@@ -325,10 +325,14 @@ def figure(timings: list[Timing], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     panels = list(dict.fromkeys((t.kind, t.shape) for t in timings))
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
     fig, axes = plt.subplots(
-        1, len(panels), figsize=(4 * len(panels), 4.5), squeeze=False, layout="constrained"
+        lines, columns, figsize=(5 * columns, 4 * lines), squeeze=False, layout="constrained"
     )
-    for ax, (kind, shape) in zip(axes[0], panels, strict=True):
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (kind, shape) in zip(axes.flat, panels, strict=False):
         chosen = sorted((t for t in timings if (t.kind, t.shape) == (kind, shape)), key=lambda t: -t.seconds)
         others = ("geoopt", "SVD", "plain", "torch", "geotorch")
         colours = ["0.65" if t.method.startswith(others) else "tab:blue" for t in chosen]
