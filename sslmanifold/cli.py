@@ -10,6 +10,7 @@ COMMANDS = {
     "dynamics": "solve those dynamics instead of training: the same folder, much faster",
     "probe": "accuracy of simple classifiers, or of fine-tuning, on a run's embedding",
     "export": "write a run's embedding for use without this package: torch, ONNX, .npz",
+    "reproduce": "the paper: every figure and every statement, with a verdict each",
     "report": "one self-contained page about a run, a sweep or several",
     "runs": "a table of runs, sorted and filtered; watch=true follows a sweep",
     "sync": "upload offline W&B runs",
