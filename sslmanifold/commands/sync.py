@@ -17,7 +17,8 @@ KEYS = {
 HELP = """usage: sslmanifold sync DIR [DIR ...] [project=NAME] [entity=NAME] [dry_run=true]
 
 Uploads every offline W&B run (logger=wandb) at or below the folders that was not uploaded yet. The parts of a
-resumed run go to the same W&B run, in order. Needs an account: `wandb login`, or WANDB_API_KEY.
+resumed run go to the same W&B run, in order, and so do the results of `sslmanifold probe`. Needs an account:
+`wandb login`, or WANDB_API_KEY.
 """
 
 
@@ -38,12 +39,26 @@ def offline_runs(folders: list[str]) -> dict[str, list[Path]]:
     return found
 
 
+def _add_probes(folders: list[str]) -> None:
+    """What ``sslmanifold probe`` found after the training becomes part of the W&B run."""
+    from sslmanifold.sweeps.manifest import run_folders
+    from sslmanifold.training.wandb_media import log_probes
+
+    for folder in folders:
+        for run_dir in run_folders(Path(folder)):
+            if (run_dir / "probes").is_dir():
+                log_probes(run_dir)
+
+
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         return 0 if arguments else EXIT_MISTAKE
     try:
         folders, options = folders_and_options(arguments, KEYS)
+        dry_run = options.get("dry_run", "false").lower() == "true"
+        if dry_run is False:
+            _add_probes(folders)
         runs = offline_runs(folders)
     except UserError as error:
         print(f"sslmanifold sync: {error}", file=sys.stderr)
@@ -55,7 +70,7 @@ def main(arguments: list[str]) -> int:
     status = 0
     for name, paths in runs.items():
         print(f"{name}: {', '.join(map(str, paths))}", flush=True)
-        if options.get("dry_run", "false").lower() != "true":
+        if not dry_run:
             command = [sys.executable, "-m", "wandb", "sync", "--yes", *extra, *map(str, paths)]
             status = max(status, subprocess.run(command, check=False).returncode)
     return status

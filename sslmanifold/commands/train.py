@@ -42,9 +42,22 @@ def _train(options: dict[str, Any], folder: Path) -> Any:
 
     from sslmanifold.training.fit import run_training
 
+    logger = options.get("logger") or {}
+    if (
+        "group" in logger and logger["group"] is None
+    ):  # W&B shows the runs of an experiment or a sweep together
+        logger["group"] = _group(HydraConfig.get())
     threads = options.get("threads")
     with threadpool_limits(threads if isinstance(threads, int) and threads > 0 else 1):
         return run_training(options, folder)
+
+
+def _group(hydra: DictConfig) -> str | None:
+    """The name of the experiment, else of the sweep's folder; None for a run of its own."""
+    experiment = hydra.runtime.choices.get("experiment")
+    if experiment and experiment != "none":
+        return str(experiment)
+    return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
 
 
 def _sweep_job(config: DictConfig, folder: Path, hydra: DictConfig) -> Any:

@@ -1,5 +1,6 @@
 """Run folders as rows: found under any folder, read once, with what was varied between them."""
 
+import json
 import math
 import re
 import time
@@ -46,6 +47,10 @@ class Record:
             if not summary.get(group) and target:
                 summary[group] = _snake(str(target).rpartition(".")[2])
         summary.setdefault("seed", self.run.config.get("seed"))
+        for path in sorted(self.run.folder.probes.glob("*.json")):
+            accuracy = json.loads(path.read_text(encoding="utf-8")).get("accuracy")
+            if accuracy is not None:
+                summary[f"probe/{path.stem}/accuracy"] = accuracy
         return summary
 
     @cached_property

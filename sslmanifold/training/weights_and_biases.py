@@ -1,0 +1,148 @@
+"""``logger=wandb``: a run in Weights & Biases, offline unless asked otherwise."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from sslmanifold.errors import UserError
+from sslmanifold.runs import Run
+from sslmanifold.training.loggers import RunLogger
+from sslmanifold.training.wandb_media import log_media
+
+# keys whose smallest and largest values over the run stand in the W&B summary beside the last
+EXTREMES = (
+    "train/loss",
+    "train/optimality_gap",
+    "rank/effective",
+    "rank/stable",
+    "ode/deviation",
+    "constraint/residual",
+)
+# the numbers every row has that are axes, not measurements
+AXES = ("ode/time", "epoch", "trainer/global_step")
+
+
+@dataclass(kw_only=True)
+class WandB(RunLogger):
+    """Weights & Biases: offline unless ``logger.mode=online``, never a prompt, no network by default.
+
+    Attributes:
+        mode: "offline" writes ``<run>/wandb`` for a later ``sslmanifold sync``; "disabled" writes nothing.
+        project, name, tags: as W&B knows them. Data set, loss, constraint and model are tags already.
+        group: runs shown together; by default the experiment, or the folder of the sweep.
+    """
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "sslmanifold"
+    name: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+    def open(
+        self, run_dir: Path, config: dict[str, Any], tags: dict[str, str], resumed: int | None = None
+    ) -> list[Logger]:
+        if self.mode == "disabled":
+            return []
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        if self.mode == "online" and not _account_configured():
+            raise UserError(
+                "logger.mode=online needs a W&B account: run `wandb login` or set WANDB_API_KEY, "
+                "or set logger.mode=offline"
+            )
+        logging.getLogger("wandb").setLevel(logging.ERROR)
+        _keep_files_in(run_dir)
+        full_batch = (config.get("data") or {}).get("batch_size") is None
+        logger = DynamicsLogger(
+            step_is_epoch=full_batch,
+            project=self.project,
+            name=self.name,
+            group=self.group,
+            job_type="train",
+            tags=[*self.tags, *(f"{key}:{value}" for key, value in tags.items())],
+            save_dir=run_dir,
+            config=config,
+            offline=self.mode == "offline",
+            id=None if resumed is None else wandb_id(run_dir),
+            resume="allow" if resumed is not None and self.mode == "online" else None,
+            settings=wandb.Settings(silent=True, console="off", root_dir=str(run_dir)),
+        )
+        _ = logger.experiment  # starts the run
+        return [logger]
+
+    def finish(self, loggers: list[Logger], figures: list[Path], summary: dict[str, Any]) -> None:
+        for logger in loggers:
+            if not isinstance(logger, DynamicsLogger):
+                continue
+            run = logger.experiment
+            try:
+                if summary.get("status") in ("completed", "diverged", "interrupted"):
+                    log_media(run, Run(logger.run_dir), figures)
+                logged = Run(logger.run_dir).metrics.keys()
+                run.summary.update(
+                    # what was logged has its last value and its extremes there already
+                    {k: v for k, v in summary.items() if isinstance(v, (int, float, str)) and k not in logged}
+                )
+            finally:
+                # an open run would take the rows of the next job of this process
+                run.finish(exit_code=0 if summary.get("status") in ("completed", "diverged") else 1)
+
+
+class DynamicsLogger(WandbLogger):
+    """Lightning's W&B logger with the time of the flow on the x axis.
+
+    The axis is ``ode/time`` where the run has a flow, else ``epoch``: with full batches a step is an epoch. Under
+    minibatches without a flow it is the optimizer step.
+    """
+
+    def __init__(self, *, step_is_epoch: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever its value
+        self.run_dir = Path(kwargs["save_dir"])
+        self.step_is_epoch = step_is_epoch
+        self._defined = False
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        row = dict(metrics)
+        if self.step_is_epoch and step is not None:
+            row["epoch"] = step
+        if not self._defined:
+            self._define(row)
+        super().log_metrics(row, step)
+
+    def _define(self, row: dict[str, float]) -> None:
+        axis = next(key for key in AXES if key in row or key == AXES[-1])
+        run = self.experiment
+        for key in AXES:
+            run.define_metric(key)
+        run.define_metric("*", step_metric=axis)
+        for key in EXTREMES:
+            run.define_metric(key, step_metric=axis, summary="min,max,last")
+        self._defined = True
+
+
+def _keep_files_in(run_dir: Path) -> None:
+    """Tables wait for their upload in the run folder, not in the user's home, so that it can be copied whole."""
+    if os.environ.get("WANDB_DATA_DIR", _data_dir.get("ours")) == _data_dir.get("ours"):
+        _data_dir["ours"] = os.environ["WANDB_DATA_DIR"] = str((run_dir / "wandb").resolve())
+
+
+_data_dir: dict[str, str] = {}
+
+
+def wandb_id(run_dir: Path) -> str | None:
+    """The id of the W&B run already in this folder, so that what follows is uploaded as the same one."""
+    folders = sorted((run_dir / "wandb").glob("*run-*-*"), key=lambda p: p.name.rpartition("run-")[2])
+    return folders[-1].name.rsplit("-", 1)[-1] if folders else None
+
+
+def _account_configured() -> bool:
+    """Whether W&B finds a key, without asking the user for one."""
+    import wandb
+
+    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)

@@ -1,0 +1,157 @@
+"""The offline W&B run, read back from its file: what was logged is what was measured."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sslmanifold.commands import sync
+from sslmanifold.runs import Run
+from sslmanifold.training.wandb_media import log_probes
+
+
+def records(run_dir: Path, part: int = 0) -> list[dict[str, Any]]:
+    """The records of an offline run, as W&B's own reader prints them."""
+    path = sorted((run_dir / "wandb").glob("offline-run-*"))[part]
+    (file,) = path.glob("*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def of_type(lines: list[dict[str, Any]], kind: str) -> list[Any]:
+    return [line.get(kind, line.get("data", line)) for line in lines if line.get("type") == kind]
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory, train: Callable[..., Run]) -> Run:
+    return train(
+        "data=half_moons", "data.n=40", "trainer.max_steps=30", "logger=wandb", "logger.group=widths",
+        "logger.tags=[mine]", callbacks="[spectrum,ode,figures]", folder=tmp_path_factory.mktemp("wandb"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lines(logged: Run) -> list[dict[str, Any]]:
+    return records(logged.path)
+
+
+def test_identity(lines: list[dict[str, Any]], logged: Run) -> None:
+    (run,) = of_type(lines, "run")
+    assert run["project"] == "sslmanifold"
+    assert run.get("run_group", run.get("group")) == "widths"
+    assert run["job_type"] == "train"
+    tags = {"mine", "data:half_moons", "constraint:orthogonal", "loss:contrastive", "model:two_layer"}
+    assert set(run["tags"]) == tags
+    assert run["config"]["update"]["data"]["n"] == 40
+    assert run["config"]["update"]["trainer"]["max_steps"] == 30
+
+
+def test_rows_are_the_rows_of_metrics_csv(lines: list[dict[str, Any]], logged: Run) -> None:
+    rows = [r["item"] for r in of_type(lines, "history") if "train/loss" in r["item"]]
+    metrics = logged.metrics
+    assert [r["epoch"] for r in rows] == metrics["step"] == [0, 10, 20, 30]
+    for key in ("train/loss", "rank/effective", "ode/time", "ode/deviation_max", "constraint/residual"):
+        assert [r[key] for r in rows] == pytest.approx(metrics[key], rel=1e-12), key
+
+
+def test_axes_and_extremes(lines: list[dict[str, Any]], logged: Run) -> None:
+    metrics = of_type(lines, "metric")
+    axis = {
+        m.get("name", m.get("glob_name")): m.get("step_metric") for m in metrics
+    }  # the last definition counts
+    assert axis["*"] == axis["train/loss"] == "ode/time"
+    last: dict[str, Any] = {}
+    for update in of_type(lines, "summary"):
+        last |= update["update"]
+    loss = logged.metrics["train/loss"]
+    assert last["train/loss"] == pytest.approx({"last": loss[-1], "min": min(loss), "max": max(loss)})
+    assert last["status"] == "completed"
+    assert last["ode/flow"] == "orthogonal"
+
+
+def test_media(lines: list[dict[str, Any]], logged: Run) -> None:
+    files = " ".join(f["path"] for r in of_type(lines, "files") for f in r["files"])
+    for figure in ("loss", "effective_rank", "singular_values", "embedding"):
+        assert f"media/images/figures/{figure}" in files
+    for chart in ("loss_against_ode", "singular_values", "embedding"):
+        assert f"media/table/charts/{chart}_table" in files
+    (path,) = logged.path.glob("wandb/offline-run-*/files/media/table/charts/loss_against_ode*.json")
+    table = json.loads(path.read_text())
+    training = [row for row in table["data"] if "training" in row]
+    assert [row[table["columns"].index("lineVal")] for row in training] == pytest.approx(
+        logged.metrics["train/loss"]
+    )
+    flow = [row for row in table["data"] if "ODE" in row]
+    expected = logged.trajectory["ode_loss"].mean(-1).tolist()
+    assert [row[table["columns"].index("lineVal")] for row in flow] == pytest.approx(expected)
+
+
+def test_ends_with_its_exit_code(lines: list[dict[str, Any]]) -> None:
+    (end,) = of_type(lines, "exit")
+    assert end.get("exit_code", 0) == 0
+
+
+def test_probes_join_the_same_run_and_are_synced_together(
+    logged: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(logged.path, folder)
+    (folder / "probes").mkdir()
+    result = {"accuracy": 0.75, "confusion": [[3, 1], [1, 3]]}
+    (folder / "probes" / "knn.json").write_text(json.dumps(result))
+    assert log_probes(folder)
+    assert not log_probes(folder), "logged twice"
+    first, second = records(folder, 0), records(folder, 1)
+    assert of_type(first, "run")[0]["run_id"] == of_type(second, "run")[0]["run_id"]
+    (row,) = [r["item"] for r in of_type(second, "history")]
+    assert row["probe/knn/accuracy"] == 0.75
+    (path,) = folder.glob("wandb/offline-run-*/files/media/table/probe/knn/predictions*.json")
+    assert json.loads(path.read_text())["data"][1] == ["0", "1", 1, False]
+    assert [len(parts) for parts in sync.offline_runs([str(tmp_path)]).values()] == [2]
+    assert sync.main([str(tmp_path), "dry_run=true"]) == 0
+    assert capsys.readouterr().out.count("offline-run-") == 2
+    for part in folder.glob("wandb/offline-run-*"):
+        (file,) = part.glob("*.wandb")
+        file.with_suffix(".wandb.synced").touch()
+    assert sync.offline_runs([str(tmp_path)]) == {}
+
+
+def test_sync_hands_wandb_the_parts_in_order(
+    logged: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for stamp in ("20260102_000000", "20260101_000000"):
+        part = tmp_path / "wandb" / f"offline-run-{stamp}-abc"
+        part.mkdir(parents=True)
+        (part / "run-abc.wandb").touch()
+    calls: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert sync.main([str(tmp_path), "project=p"]) == 0
+    (command,) = calls
+    assert command[1:4] == ["-m", "wandb", "sync"]
+    assert "--project=p" in command
+    assert [Path(c).name[:20] for c in command[-2:]] == ["offline-run-20260101", "offline-run-20260102"]
+
+
+def test_tensorboard_holds_the_same_rows(train: Callable[..., Run], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(
+        "data=half_moons", "data.n=40", "trainer.max_steps=20", "logger=tensorboard", folder=tmp_path / "tb"
+    )
+    events = EventAccumulator(str(tmp_path / "tb" / "tensorboard"))
+    events.Reload()
+    points = events.Scalars("train/loss")
+    assert [p.step for p in points] == run.metrics["step"]
+    assert [p.value for p in points] == pytest.approx(run.metrics["train/loss"], rel=1e-6)
+    assert "summary/text_summary" in events.Tags()["tensors"]
