@@ -16,7 +16,7 @@ class DeepLinear(TwoLayer):
         layers: L; 2 is the two-layer linear network, 3 has two hidden layers.
     """
 
-    layers: Annotated[int, Field(ge=2)] = 3
+    layers: Annotated[int, Field(ge=2)] = 3  # type: ignore[misc]  # what is fixed at two there is a choice here
 
     def __post_init__(self) -> None:
         self.activation = "linear"

@@ -39,7 +39,7 @@ def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:
                 f"{folder.path} already holds a run: choose another hydra.run.dir, or set overwrite=true"
             )
         folder.clear()
-    own = {key: config[key] for key in ("time", "points") if key in config}
+    own: dict[str, Any] = {key: config[key] for key in ("time", "points") if key in config}
     training = {key: value for key, value in config.items() if key not in own}
     training["trainer"] = dict(config["trainer"]) | {"precision": "64-true"}
     folder.write_config(config)
@@ -126,9 +126,11 @@ def _write(experiment: Experiment, solution: Solution, folder: RunFolder, starte
     status, reason = "completed", ""
     if blow_up is not None:
         status = "diverged"
-        reason = f"the flow blows up at t = {blow_up:.6g}: constraint={experiment.constraint.name} has no minimum"
+        reason = (
+            f"the flow blows up at t = {blow_up:.6g}: constraint={experiment.constraint.name} has no minimum"
+        )
     shape = module.network.shape
-    summary = {"status": status, "reason": reason, "kind": "dynamics", **experiment.names}
+    summary: dict[str, Any] = {"status": status, "reason": reason, "kind": "dynamics", **experiment.names}
     summary |= {key: experiment.options[key] for key in ("seed", "replicas")}
     summary |= {
         "steps": len(solution.times) - 1,

@@ -61,7 +61,8 @@ class Experiment:
         self.schedule = lambda step: schedule.factor(step, self.steps)
         self.logger: RunLogger = build_group(config["logger"], "logger")
         self.callbacks = [
-            build_group(options, f"callbacks.{name}") for name, options in (config.get("callbacks") or {}).items()
+            build_group(options, f"callbacks.{name}")
+            for name, options in (config.get("callbacks") or {}).items()
         ]
         checkpoint = config.get("checkpoint")
         self.checkpointing = build_group(checkpoint, "checkpoint") if checkpoint else Checkpointing()

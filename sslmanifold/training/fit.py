@@ -62,7 +62,7 @@ def run_training(config: dict[str, Any], run_dir: str | Path) -> Run:
     try:
         experiment = Experiment(config)
     except Exception as error:
-        choices = {key: config[key] for key in ("seed", "replicas") if key in config}
+        choices: dict[str, Any] = {key: config[key] for key in ("seed", "replicas") if key in config}
         folder.write_summary({"status": "failed", "reason": str(error), **choices, "versions": versions()})
         raise
     return _Training(experiment, folder, checkpoint).run()

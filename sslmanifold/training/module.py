@@ -38,6 +38,10 @@ class SSLModule(lightning.LightningModule):
         hyperparameters: the resolved configuration, plain containers.
     """
 
+    points: Tensor
+    moment: Tensor | None
+    step_moment: Tensor | None
+
     def __init__(
         self,
         network: ConstrainedNetwork,
@@ -211,7 +215,7 @@ class SSLModule(lightning.LightningModule):
 
     def record_if_due(self) -> None:
         """Write the row of the current step if it is one of every ``trainer.log_every_n_steps``."""
-        if self.diverged_at is None and self.steps_done % self.trainer.log_every_n_steps == 0:
+        if self.diverged_at is None and self.steps_done % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.record()
 
     def record_start(self) -> None:
@@ -231,7 +235,7 @@ class SSLModule(lightning.LightningModule):
         self.record_if_due()
 
     def on_train_end(self) -> None:
-        self.record(closing=self.steps_done % self.trainer.log_every_n_steps != 0)
+        self.record(closing=self.steps_done % self.trainer.log_every_n_steps != 0)  # type: ignore[attr-defined]
 
     # -- checkpoints ------------------------------------------------------------------------------------
 

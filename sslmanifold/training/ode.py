@@ -62,7 +62,7 @@ class ODEComparison(Observer):
         self._deviation: Tensor | None = None
         self._deviation_max: Tensor | None = None
 
-    def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:  # type: ignore[override]
         if pl_module.moment is None:
             return
         flow = pl_module.constraint.flow(pl_module.moment.double().cpu(), pl_module.network.shape)
@@ -82,7 +82,7 @@ class ODEComparison(Observer):
         self._points = points
         self._compare(pl_module)
 
-    def on_train_batch_end(
+    def on_train_batch_end(  # type: ignore[override]
         self, trainer: Any, pl_module: SSLModule, outputs: Any, batch: TripletBatch, batch_idx: int
     ) -> None:
         if self.flow is None or self.state is None or pl_module.diverged_at is not None:

@@ -46,7 +46,7 @@ class Optimum(Observer):
         self.seen: int | None = None
         self._best: float | None = None
 
-    def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:  # type: ignore[override]
         self._best = pl_module.optimum() if pl_module.moment is not None else None
         if self._best is None:
             if self.stop:
@@ -59,7 +59,7 @@ class Optimum(Observer):
             self.predicted = self._predict(pl_module, trainer)
         self._look(pl_module, trainer)
 
-    def on_train_batch_end(
+    def on_train_batch_end(  # type: ignore[override]
         self, trainer: Any, pl_module: SSLModule, outputs: Any, batch: TripletBatch, batch_idx: int
     ) -> None:
         if self._best is not None and self.seen is None and pl_module.diverged_at is None:
