@@ -1,0 +1,59 @@
+"""The keys of ``sslmanifold reproduce``."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sslmanifold.errors import UserError
+from sslmanifold.reproduction.part import Settings
+
+
+def reproduce_options(
+    figure: Any = "all",
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+    quick: bool = False,
+    force: bool = False,
+    data: Literal["auto", "mnist", "digits"] = "auto",
+    root: str | None = None,
+    threads: Annotated[int, Field(gt=0)] = 1,
+) -> dict[str, Any]:
+    """The keys of ``conf/reproduce.yaml``; the signature is their schema."""
+    return {
+        "figure": figure,
+        "seed": seed,
+        "quick": quick,
+        "force": force,
+        "data": data,
+        "root": root,
+        "threads": threads,
+    }
+
+
+def settings_of(options: dict[str, Any], folder: Path) -> Settings:
+    """Settings of a run; ``data=auto`` is MNIST where its files are, else digits.
+
+    Raises:
+        UserError: ``data=mnist`` without the files; the message says where they should be.
+    """
+    data = options["data"]
+    if data == "auto":
+        data = "mnist" if mnist_is_there(options["root"]) else "digits"
+    elif data == "mnist":
+        _read_mnist(options["root"])
+    return Settings(folder, options["seed"], options["quick"], data, options["root"])
+
+
+def mnist_is_there(root: str | None) -> bool:
+    """Whether MNIST can be read."""
+    try:
+        _read_mnist(root)
+    except UserError:
+        return False
+    return True
+
+
+def _read_mnist(root: str | None) -> None:
+    from sslmanifold.data import MNIST
+
+    MNIST(root=root, classes=[0, 1], per_class=1).load()

@@ -1,0 +1,118 @@
+"""The whole reproduction: parts in turn, each kept when it is finished, then ``claims.json`` and ``README.md``."""
+
+import json
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from sslmanifold.errors import UserError
+from sslmanifold.plots.style import figure_style
+from sslmanifold.reproduction.part import Part, Settings
+from sslmanifold.reproduction.parts import PARTS
+from sslmanifold.reproduction.readme import readme_text
+from sslmanifold.reproduction.store import Store
+from sslmanifold.runs import atomic
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+def chosen_parts(figure: Any) -> list[Part]:
+    """The parts that ``figure=`` asks for: all, a number, a name, or a list of them.
+
+    Raises:
+        UserError: for a name that is no part; the message lists them.
+    """
+    wanted = figure if isinstance(figure, (list, tuple)) else [figure]
+    names: list[str] = []
+    for item in wanted:
+        name = f"fig{item}" if str(item).isdigit() else str(item)
+        if name == "all":
+            return list(PARTS.values())
+        if name not in PARTS:
+            raise UserError(f"figure={item} is no part of the paper: choose all, 1 to 6, {', '.join(PARTS)}")
+        names.append(name)
+    return [part for name, part in PARTS.items() if name in names]
+
+
+def reproduce(
+    parts: Sequence[Part], settings: Settings, *, force: bool, progress: Progress
+) -> list[dict[str, Any]]:
+    """Compute what is not finished, draw, and write ``claims.json`` and ``README.md`` of all finished parts.
+
+    Args:
+        parts: what to do now; finished parts of earlier calls stay in the tables.
+        force: compute finished parts again.
+        progress: title → a context that gives (done, total) → None.
+
+    Returns:
+        The claims of every finished part, as written.
+    """
+    store = Store(settings.folder)
+    for part in parts:
+        if force or not store.finished(part.name, settings):
+            start, cpu = time.monotonic(), time.process_time()
+            with progress(part.title) as settings.progress:
+                result = part.compute(settings)
+            store.save(part.name, settings, result, time.monotonic() - start, time.process_time() - cpu)
+            draw(part, settings, store)
+        elif part.draw is not None and not drawn(part, settings, store):
+            draw(part, settings, store)
+        write_tables(settings, store)
+    return write_tables(settings, store)
+
+
+def drawn(part: Part, settings: Settings, store: Store) -> bool:
+    """Whether the figures of a finished part are there and no older than its numbers."""
+    paths = [settings.folder / "figures" / f"{name}.png" for name in figure_names(part, settings)]
+    made = (store.folder / f"{part.name}.json").stat().st_mtime
+    return bool(paths) and all(path.exists() and path.stat().st_mtime >= made for path in paths)
+
+
+def figure_names(part: Part, settings: Settings) -> list[str]:
+    """The figures of a part that lie in the folder."""
+    folder = settings.folder / "figures"
+    return sorted(
+        p.stem for p in folder.glob("*.png") if p.stem == part.name or p.stem.startswith(f"{part.name}_")
+    )
+
+
+def draw(part: Part, settings: Settings, store: Store) -> None:
+    """Figures of a finished part as PNG and PDF, with data, seeds and command beneath and in the metadata."""
+    if part.draw is None:
+        return
+    record, arrays = store.record(part.name), store.arrays(part.name)
+    caption = f"{record['caption']}. Seed {settings.seed}. {record['command']}"
+    with figure_style():
+        import matplotlib.pyplot as plt
+
+        for name, figure in part.draw(arrays, record["facts"]).items():
+            columns = int(figure.get_figwidth() * 15.5)
+            lines = textwrap.fill(caption, columns, break_long_words=False)
+            figure.text(0.01, -0.015, lines, fontsize=7.5, color="#444444", va="top", ha="left")
+            for kind, key in (("png", "Description"), ("pdf", "Subject")):
+                with atomic(settings.folder / "figures" / f"{name}.{kind}") as temporary:
+                    figure.savefig(temporary, format=kind, metadata={"Title": part.title, key: caption})
+            plt.close(figure)
+
+
+def write_tables(settings: Settings, store: Store) -> list[dict[str, Any]]:
+    """``claims.json`` and ``README.md`` of all parts finished with these settings."""
+    finished: dict[str, Mapping[str, Any]] = {
+        name: store.record(name) for name in PARTS if store.finished(name, settings)
+    }
+    claims = [claim for record in finished.values() for claim in record["claims"]]
+    with atomic(settings.folder / "claims.json") as temporary:
+        text = json.dumps(claims, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    figures = {name: figure_names(PARTS[name], settings) for name in finished}
+    with atomic(settings.folder / "README.md") as temporary:
+        temporary.write_text(readme_text(finished, PARTS, figures, settings), encoding="utf-8")
+    return claims
+
+
+def read_claims(folder: str | Path) -> list[dict[str, Any]]:
+    """``claims.json`` of an output folder."""
+    return json.loads((Path(folder) / "claims.json").read_text(encoding="utf-8"))
