@@ -26,20 +26,20 @@ def export_run(config: dict[str, Any]) -> list[Path]:
 
     def schema(
         run: str,
-        checkpoint: str = "last",
+        weights: Literal["last", "best"] = "last",
         project: bool = False,
         formats: Annotated[list[Literal["torch", "onnx", "npz"]], Field(min_length=1)] | None = None,
         opset: Annotated[int, Field(ge=18)] = 18,
     ) -> None: ...
 
     options: dict[str, Any] = {
-        "checkpoint": "last",
+        "weights": "last",
         "project": False,
         "formats": ["torch", "onnx", "npz"],
         "opset": 18,
     }
     options |= validated(schema, config, "")
-    run = load_run(options["run"], checkpoint=options["checkpoint"], project=options["project"])
+    run = load_run(options["run"], checkpoint=options["weights"], project=options["project"])
     network, folder = run.model, run.folder.export
     folder.mkdir(parents=True, exist_ok=True)
     written = []

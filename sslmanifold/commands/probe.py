@@ -1,6 +1,6 @@
 """``sslmanifold probe``: simple classifiers on the embedding of one run, or of every run of a sweep."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
@@ -29,7 +29,7 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
 
     def schema(
         run: str,
-        checkpoint: str = "last",
+        weights: Literal["last", "best"] = "last",
         project: bool = False,
         validation: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         bootstrap: Annotated[int, Field(ge=100)] = 1000,
@@ -50,7 +50,7 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
     failures = []
     for folder in folders:
         try:
-            run = Run(folder, checkpoint=options["checkpoint"], project=options["project"])
+            run = Run(folder, checkpoint=options["weights"], project=options["project"])
             results = session.run(run)
         except UserError as error:
             if not sweep:

@@ -1,31 +1,32 @@
 """``sslmanifold <command> DIR`` and ``sslmanifold <command> run=DIR`` are the same."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
+
+_OVERRIDE = re.compile(r"(\+{0,2}|~)[\w./@:]+(=|$)", re.ASCII)
+_FLAGS_WITH_VALUE = {
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--info", "-i",
+}  # fmt: skip
 
 
 def with_run_argument(arguments: Sequence[str], key: str = "run") -> list[str]:
-    """The arguments with the first positional one turned into ``key=…``, and every such path quoted.
+    """The arguments with a positional folder turned into ``key=…``, and that path quoted.
 
-    Hydra's grammar reads commas, brackets and equals signs; a path may have any of them.
+    Hydra's grammar reads commas, brackets and equals signs; a path may have any of them. What exists on disk, or
+    has no equals sign, is a folder; all else is an override or a flag.
     """
     result: list[str] = []
-    takes_value = False
+    value_follows = False
     for argument in arguments:
-        is_flag = argument.startswith("-")
-        override = argument.partition("=")[0].lstrip("+~").replace("/", "").replace(".", "").replace("_", "")
-        names_key = "=" in argument and (override.isalnum() or argument.startswith("~"))
-        if takes_value or is_flag or names_key or argument.startswith("~"):
-            takes_value = argument in (
-                "--config-dir",
-                "-cd",
-                "--config-name",
-                "-cn",
-                "--config-path",
-                "-cp",
-                "--package",
-            )
-            if argument.startswith(f"{key}=") and argument[len(key) + 1 : len(key) + 2] not in ("'", '"', ""):
-                argument = f"{key}={_quoted(argument[len(key) + 1 :])}"
+        if value_follows or argument.startswith(("-", "~")):
+            value_follows = argument in _FLAGS_WITH_VALUE
+            result.append(argument)
+        elif argument.startswith(f"{key}="):
+            path = argument[len(key) + 1 :]
+            result.append(argument if path[:1] in ("'", '"', "") else f"{key}={_quoted(path)}")
+        elif "=" in argument and _OVERRIDE.match(argument) and not Path(argument).exists():
             result.append(argument)
         else:
             result.append(f"{key}={_quoted(argument)}")

@@ -100,9 +100,9 @@ def _one_fraction(
             backbone_lr=options.encoder_lr,
             weight_decay=options.weight_decay,
         )
-        best = ModelCheckpoint(
-            folder, "best", "val/accuracy", mode="max", save_last=True, enable_version_counter=False
-        )
+        best = ModelCheckpoint(folder, "best", "val/accuracy", mode="max", enable_version_counter=False)
+        # after it in the list, so that the last one knows which was best
+        newest = ModelCheckpoint(folder, "last", enable_version_counter=False)
         trainer = lightning.Trainer(
             max_epochs=options.epochs,
             accelerator="cpu",
@@ -114,6 +114,7 @@ def _one_fraction(
                 Freezing(options.freeze, options.unfreeze_every),
                 EarlyStopping("val/loss", mode="min", patience=options.patience),
                 best,
+                newest,
             ],
         )
         last = folder / "last.ckpt"
