@@ -28,6 +28,7 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | Path | No
     if config_dir is not None:
         lines.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
     before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(packaged_config_dir()), version_base="1.3"):
             return compose(command, overrides=lines)
