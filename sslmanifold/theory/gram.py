@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.theory.flow import Flow
-from sslmanifold.theory.moment_product import Moment
+from sslmanifold.theory.moment_product import Moment, symmetric_product
 from sslmanifold.theory.state import GramState, gram_state
 
 
@@ -41,7 +41,7 @@ class LowRankUpdated(NamedTuple):
     right: Tensor | None = None
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        out = self.base @ x
+        out = symmetric_product(self.base, x)
         if self.scale is not None:
             out = self.scale[..., None, None] * out
         if self.left is not None and self.right is not None:
@@ -163,6 +163,6 @@ def gram_norm(h: Tensor, towards: Tensor) -> float:
     norm = 0.0
     for _ in range(5):
         v = v / v.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-300)
-        v = h @ v
+        v = symmetric_product(h, v)
     norm = float(v.norm(dim=(-2, -1)).max())
     return 1.05 * norm if norm == norm else float("inf")

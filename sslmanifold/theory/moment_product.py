@@ -45,7 +45,12 @@ def moment_product(moment: Moment, q: Tensor) -> Tensor:
     """C q: eigenvalues (d,) scale rows, (…, d, d) multiplies, an operator applies; q (…, d, z) -> (…, d, z)."""
     if isinstance(moment, Tensor) and moment.ndim == 1:
         return moment[:, None] * q
-    return moment @ q
+    return symmetric_product(moment, q) if isinstance(moment, Tensor) else moment @ q
+
+
+def symmetric_product(h: Tensor, q: Tensor) -> Tensor:
+    """H q for symmetric H (…, k, k), as (qᵀH)ᵀ: BLAS is two to three times faster on a few rows than columns."""
+    return (q.mT @ h).mT
 
 
 def moment_features(moment: Moment) -> int:

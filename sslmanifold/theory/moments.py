@@ -124,10 +124,8 @@ def pair_contrast(x: Tensor, positives: Tensor, negatives: Tensor | None, *, pai
             )
         return samples
 
-    contrast = -pooled("positives", positives)
-    if negatives is not None:
-        contrast = contrast + pooled("negatives", negatives)
-    return contrast
+    drawn_to = pooled("positives", positives)
+    return torch.neg(drawn_to) if negatives is None else pooled("negatives", negatives) - drawn_to
 
 
 def _pair_sum(
@@ -150,8 +148,13 @@ def _pair_sum(
             None if negatives is None else _narrow(negatives, row_dim, start, length, n),
             pair_mean=pair_mean,
         )
-        part = anchors.to(torch.float64).mT @ contrast  # (…, d, n) (…, n, d) -> (…, d, d)
-        total = part if total is None else total.add_(part)
+        transposed = anchors.to(torch.float64).mT  # (…, d, n) @ (…, n, d) -> (…, d, d)
+        if total is None:
+            total = transposed @ contrast
+        elif total.ndim == 2:
+            total.addmm_(transposed, contrast)
+        else:
+            total += transposed @ contrast
     assert total is not None
     return total, n
 

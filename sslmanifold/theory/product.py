@@ -25,7 +25,7 @@ from sslmanifold.theory.extrapolate import ExtrapolatedFlow, ExtrapolatedState
 from sslmanifold.theory.frobenius import check_radius
 from sslmanifold.theory.gram import gram_norm
 from sslmanifold.theory.limits import optimum
-from sslmanifold.theory.moment_product import Moment, moment_product
+from sslmanifold.theory.moment_product import Moment, moment_product, symmetric_product
 from sslmanifold.theory.state import GramState
 
 
@@ -63,7 +63,7 @@ class ProductFlow(ExtrapolatedFlow[GramState]):
         """W1 += dt W2 gᵀ, W2 += dt W1 g, then `project_product`, on the Gram matrices: one rank-5z update of H1."""
         m, h1, h2, time = layers
         g = -2 * moment_product(moment, m)
-        h1g, mg = h1 @ g, m.mT @ g
+        h1g, mg = symmetric_product(h1, g), m.mT @ g
         moved = m + dt * (g @ h2 + h1g) + dt**2 * (g @ mg)
         squared, v = torch.linalg.eigh(moved.mT @ moved)
         sigma = squared.clamp_min(0).sqrt()
@@ -75,7 +75,7 @@ class ProductFlow(ExtrapolatedFlow[GramState]):
         # adds U(half) (H1 U)ᵀ + its transpose + U half (Uᵀ H1 U) half Uᵀ.
         b = dt * g
         outer = dt**2 * (g @ h2)
-        h1u = h1 @ u + m @ (b.mT @ u) + b @ (m.mT @ u) + outer @ (g.mT @ u)
+        h1u = symmetric_product(h1, u) + m @ (b.mT @ u) + b @ (m.mT @ u) + outer @ (g.mT @ u)
         uh = u * half[..., None, :]
         tail = h1u + uh @ (u.mT @ h1u) / 2
         left = torch.cat([m, b, outer, uh, tail], -1)
