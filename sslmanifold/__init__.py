@@ -9,6 +9,7 @@ from typing import Any
 from sslmanifold.version import __version__
 
 _PUBLIC: dict[str, str] = {
+    "DynamicsEmbedding": "sslmanifold.dynamics_embedding",
     "Run": "sslmanifold.runs",
     "load_run": "sslmanifold.runs",
     "train": "sslmanifold.api",
