@@ -42,15 +42,20 @@ def run_job(
     Raises:
         JobFailed: for any failure; ``summary.json`` then has ``status: failed`` and the reason.
     """
+    resume = bool(config.get("resume"))
+    try:
+        options = plain(config)
+        key = config_key(options)
+        if resume:
+            folder = _place(key, folder, sweep_dir)
+    except Exception as error:
+        _leave_summary(folder, config, choices, error)
+        raise JobFailed(reason(error)) from None
     with claimed(folder):
         try:
-            options = plain(config)
-            if options.get("resume"):
-                key = config_key(options)
-                done = _finished(key, folder, sweep_dir)
-                if done is not None:
-                    return done, True
-                folder = _place(key, folder)
+            if resume:
+                if _holds(key, folder) and Run(folder).summary.get("status") in DONE:
+                    return Run(folder), True
                 options["resume"] = False  # the run folder tells the same whether or not it was resumed
                 if _can_go_on(key, folder):
                     try:
@@ -64,34 +69,28 @@ def run_job(
             raise JobFailed(reason(error)) from None
 
 
-def _finished(key: str, folder: Path, sweep_dir: Path) -> Run | None:
-    """The run with this key that the sweep already has: in its own folder, or where the manifest says."""
+def _holds(key: str, folder: Path) -> bool:
+    """Whether the folder holds a run of this configuration, finished or not."""
+    return RunFolder(folder).config.exists() and config_key(Run(folder).config) == key
+
+
+def _place(key: str, folder: Path, sweep_dir: Path) -> Path:
+    """Where the sweep has this job already, else ``folder``, else one beside it: job numbers shift when the line
+    changes, and no job takes the folder of another."""
     manifest = Manifest.read(sweep_dir)
-    elsewhere = None if manifest is None else manifest.done.get(key)
-    for path in (folder, *([] if elsewhere is None else [sweep_dir / elsewhere])):
-        if RunFolder(path).config.exists():
-            run = Run(path)
-            if run.summary.get("status") in DONE and config_key(run.config) == key:
-                return run
-    return None
-
-
-def _place(key: str, folder: Path) -> Path:
-    """``folder``, or one beside it where that holds another finished job (the sweep line has changed)."""
-    if RunFolder(folder).config.exists():
-        other = Run(folder)
-        if other.summary.get("status") in DONE and config_key(other.config) != key:
-            return folder.with_name(f"{folder.name}_{key[:8]}")
-    return folder
+    known = None if manifest is None else manifest.folders.get(key)
+    if known is not None and _holds(key, sweep_dir / known):
+        return sweep_dir / known
+    if _holds(key, folder) or not RunFolder(folder).config.exists():
+        return folder
+    return folder.with_name(f"{folder.name}_{key[:8]}")
 
 
 def _can_go_on(key: str, folder: Path) -> bool:
     """Whether the folder holds a checkpoint of this very job, stopped from outside before its end."""
-    run_folder = RunFolder(folder)
-    if not (run_folder.config.exists() and run_folder.checkpoint.exists()):
+    if not (_holds(key, folder) and RunFolder(folder).checkpoint.exists()):
         return False
-    run = Run(folder)
-    return run.summary.get("status", "interrupted") == "interrupted" and config_key(run.config) == key
+    return Run(folder).summary.get("status", "interrupted") == "interrupted"
 
 
 def _leave_summary(folder: Path, config: DictConfig, choices: dict[str, Any], error: Exception) -> None:

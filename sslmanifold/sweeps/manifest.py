@@ -24,13 +24,13 @@ class Manifest:
         line: the overrides of the sweep, as :func:`~sslmanifold.sweeps.identity.sweep_line` orders them.
         jobs: how many jobs the line makes; None where the sweeper decides as it goes.
         started: local time, ISO 8601.
-        done: configuration key → run folder, relative to the sweep folder, of the jobs finished earlier.
+        folders: configuration key → run folder, relative to the sweep folder, of the jobs started earlier.
     """
 
     line: list[str]
     jobs: int | None = None
     started: str = ""
-    done: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, sweep_dir: Path) -> "Manifest | None":
@@ -74,14 +74,15 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [*parts, (1, 0, text.rstrip("\0"))]
 
 
-def finished_jobs(sweep_dir: Path) -> dict[str, str]:
-    """Configuration key → run folder relative to ``sweep_dir``, of every completed or diverged job in it."""
+def started_jobs(sweep_dir: Path) -> dict[str, str]:
+    """Configuration key → run folder relative to ``sweep_dir``; of several with one key, one that is done."""
+    found: dict[str, str] = {}
     done: dict[str, str] = {}
     for folder in run_folders(sweep_dir):
         run = Run(folder)
-        if run.summary.get("status") in DONE:
-            done[config_key(run.config)] = str(folder.relative_to(sweep_dir))
-    return done
+        kind = done if run.summary.get("status") in DONE else found
+        kind[config_key(run.config)] = str(folder.relative_to(sweep_dir))
+    return found | done
 
 
 def latest_sweep(parent: Path, line: list[str]) -> Path | None:

@@ -9,8 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from sslmanifold.runs import Run
 from sslmanifold.sweeps.identity import sweep_line
-from sslmanifold.sweeps.manifest import Manifest, finished_jobs, latest_sweep
+from sslmanifold.sweeps.manifest import DONE, Manifest, latest_sweep, started_jobs
 
 
 class SweepStart(Callback):
@@ -42,8 +43,9 @@ class SweepStart(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         manifest = Manifest(line, _jobs(config))
         if resume:
-            manifest.done = finished_jobs(folder)
-            print(f"resuming {folder}: {len(manifest.done)} jobs are done", flush=True)
+            manifest.folders = started_jobs(folder)
+            done = sum(Run(folder / path).summary.get("status") in DONE for path in manifest.folders.values())
+            print(f"resuming {folder}: {done} jobs are done", flush=True)
         manifest.write(folder)
         SweepStart.folder, SweepStart.manifest = folder, manifest
 

@@ -17,7 +17,7 @@ from sslmanifold.runs import Run, RunFolder
 from sslmanifold.sweeps.claim import claimed
 from sslmanifold.sweeps.identity import config_key, sweep_line
 from sslmanifold.sweeps.job import JobFailed, run_job
-from sslmanifold.sweeps.manifest import Manifest, finished_jobs, latest_sweep, run_folders
+from sslmanifold.sweeps.manifest import Manifest, latest_sweep, run_folders, started_jobs
 from sslmanifold.sweeps.objective import objective
 
 
@@ -117,7 +117,7 @@ def test_a_changed_line_keeps_what_is_done(tmp_path: Path) -> None:
     """Job numbers shift when the line changes: results are found by key, and never overwritten."""
     job(tmp_path, "0", seed=0)
     job(tmp_path, "1", seed=1)
-    Manifest([], done=finished_jobs(tmp_path)).write(tmp_path)
+    Manifest([], folders=started_jobs(tmp_path)).write(tmp_path)
     run, before = job(tmp_path, "0", seed=1, resume=True)
     assert before
     assert run.path.name == "1"
