@@ -47,15 +47,15 @@ def labelled(run: Run) -> Labelled:
             f"{run.path}: its data now have {samples.dim} features, its model takes {dim}: restore the data that "
             f"config.yaml names (data={samples.name})"
         )
+    if samples.train_y is not None and samples.test_x.shape[0] == 0:
+        raise UserError(
+            f"{run.path}: a probe is judged on a test split, and data={samples.name} has none: train with "
+            "data.test_fraction=0.2 or data.test_path=…"
+        )
     if samples.train_y is None or samples.test_y is None:
         raise UserError(
             f"{run.path}: a probe needs labels, and data={samples.name} has none: train with data.labels=… set, or on "
             "labelled data"
-        )
-    if samples.test_x.shape[0] == 0:
-        raise UserError(
-            f"{run.path}: a probe is judged on a test split, and data={samples.name} has none: train with "
-            "data.test_fraction=0.2 or data.test_path=…"
         )
     train_y, test_y = samples.train_y.numpy(), samples.test_y.numpy()
     classes = list(samples.classes) if samples.classes is not None else np.unique(train_y).tolist()

@@ -60,7 +60,7 @@ def write_table(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _cell(row: dict[str, Any]) -> str:
     half = (row["high"] - row["low"]) / 2
-    return f"{100 * row['accuracy']:.1f} ± {100 * half:.1f}"
+    return f"{100 * row['accuracy']:.1f} ±{100 * half:.1f}"
 
 
 def print_table(rows: Sequence[dict[str, Any]], folder: Path, failures: Sequence[str] = ()) -> None:
@@ -71,7 +71,7 @@ def print_table(rows: Sequence[dict[str, Any]], folder: Path, failures: Sequence
     probes = list(dict.fromkeys(row["probe"] for row in rows))
     jobs = list(dict.fromkeys(row["job"] for row in rows))
     table = Table()
-    table.add_column("job" if len(jobs) > 1 else "embedding", style="bold")
+    table.add_column("job" if len(jobs) > 1 else "embedding", style="bold", no_wrap=len(jobs) == 1)
     table.add_column("dim", justify="right")
     for name in probes:
         table.add_column(name, justify="right", no_wrap=True)

@@ -192,3 +192,20 @@ def test_a_folder_may_be_given_either_way(
     (tmp_path / "outputs" / "x=1" / "y").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert with_run_argument(given) == meant
+
+
+@pytest.mark.parametrize("command", ["probe", "export"])
+def test_a_mistake_is_one_line_and_status_2(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from importlib import import_module
+
+    try:
+        status = import_module(f"sslmanifold.commands.{command}").main([str(tmp_path / "no, such=run")])
+    except SystemExit as end:
+        status = end.code
+    assert status == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"sslmanifold {command}: ")
+    assert "no, such=run is not a folder" in lines[0]

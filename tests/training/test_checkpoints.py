@@ -21,7 +21,7 @@ from sslmanifold.training.restore import read_checkpoint
 
 BASE = (
     "data=half_moons",
-    "trainer.max_steps=40",
+    "trainer.max_steps=30",
     "checkpoint.every_n_steps=7",
     "trainer.log_every_n_steps=4",
 )
@@ -40,6 +40,7 @@ CASES = {
     "tanh": ("model.activation=tanh",),
     "none": ("constraint=none", "loss=noncontrastive", "optimizer.lr=1e-5"),
     "deep": ("model=deep_linear",),
+    "online_probe": ("callbacks=[spectrum,online_probe]", "callbacks.online_probe.every_n_epochs=5"),
 }
 
 
@@ -101,12 +102,12 @@ def test_killed_and_resumed_is_uninterrupted(
     config = config_of(compose_config, *CASES[case])
     whole = run_training(config, tmp_path / "whole")
     part = tmp_path / "part"
-    for number, step in enumerate((3, 17, 39)):  # before the first refresh, and later
+    for number, step in enumerate((3, 26)):  # before the first refresh, and later
         kill_at(step)
         with pytest.raises(Killed):
             run_training(config | ({"ckpt_path": str(part)} if number else {}), part)
     kill_at(None)
-    assert read_checkpoint(part / "checkpoints" / "last.ckpt")["sslmanifold"]["steps_done"] == 35
+    assert read_checkpoint(part / "checkpoints" / "last.ckpt")["sslmanifold"]["steps_done"] == 21
     same_run(run_training(config | {"ckpt_path": str(part)}, part), whole)
 
 
@@ -205,7 +206,7 @@ def test_the_clock_refreshes_too(
     saved.clear()
     off = ("checkpoint.every_n_steps=null", "checkpoint.every_seconds=null")
     run_training(config_of(compose_config, *off), tmp_path / "off")
-    assert saved == [0, 40]
+    assert saved == [0, 30]
 
 
 def test_the_best_checkpoint_is_the_best_of_those_written(
