@@ -1,0 +1,120 @@
+"""Figure 1 and Example 1: without a constraint the embedding collapses, under the scaled loss it does not."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sslmanifold.data import HalfMoons
+from sslmanifold.plots.style import OKABE_ITO, constraint_colour
+from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.part import Part, Result, Settings
+from sslmanifold.reproduction.runs import trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CONSTRAINTS = ("unconstrained", "scaled", "orthogonal")
+NAMES = {"unconstrained": "none", "scaled": "scaled", "orthogonal": "orthogonal"}
+
+
+def compute(settings: Settings) -> Result:
+    """Trains the three experiments of ``conf/experiment/fig1_*.yaml``, five starts each."""
+    arrays: dict[str, np.ndarray] = {}
+    rank: dict[str, np.ndarray] = {}
+    loss: dict[str, np.ndarray] = {}
+    replicas = 5
+    for name in settings.track(CONSTRAINTS):
+        steps = [] if name == "unconstrained" else [f"trainer.max_steps={settings.choose(500, 300)}"]
+        run = trained(settings, f"fig1_{name}", steps)
+        loss[name] = np.array([run.metrics[f"train/loss_r{i}"] for i in range(replicas)])  # (S, T)
+        arrays[f"loss_{name}"] = loss[name]
+        values = run.trajectory["singular_values"][-1]  # (S, z), centred
+        share = values / values.sum(-1, keepdims=True)
+        rank[name] = np.exp(-(share * np.log(np.maximum(share, 1e-300))).sum(-1))
+        arrays[f"embedding_{name}"] = run.trajectory["embedding_final"][0]
+        if name == "unconstrained":
+            arrays["embedding_initial"] = run.trajectory["embedding_initial"][0]
+            arrays["labels"] = run.trajectory["labels"]
+    samples = HalfMoons().load(settings.seed)
+    arrays["x"] = samples.train_x.numpy()
+    free = loss["unconstrained"]
+    # converging: the last change is small against the size of the loss
+    still = np.abs(free[:, -1] - free[:, -2]) / np.abs(free[:, -1])
+    growth = np.abs(free[:, -1]) / np.abs(free).min(1).clip(1e-300)
+    settled = np.abs(loss["scaled"][:, -1] - loss["scaled"][:, -51]) / np.abs(loss["scaled"][:, -1])
+    command = settings.command("fig1")
+    evidence = "Figure 1; half moons, tanh, h = 100, z = 2, five starts, lr 1e-3 on the summed loss"
+    claims = [
+        Claim(
+            "Example 1, Figure 1a: the unconstrained loss does not converge",
+            [
+                Check("smallest |L30 − L29|/|L30|", float(still.min()), 0.02, ">="),
+                Check("smallest |L30|/min |L|", float(growth.min()), 1e2, ">="),
+            ],
+            evidence=evidence,
+            command=command,
+        ),
+        Claim(
+            "Example 1, Figure 1b: dimension collapse without constraint after 30 epochs",
+            [Check("largest effective rank", float(rank["unconstrained"].max()), 1.1)],
+            evidence=evidence,
+            command=command,
+        ),
+        Claim(
+            "Example 1, Figure 1b: no collapse under the scaled loss (and under orthogonality) after 500 epochs",
+            [
+                Check("smallest effective rank, scaled loss", float(rank["scaled"].min()), 1.5, ">="),
+                Check("smallest effective rank, orthogonal", float(rank["orthogonal"].min()), 1.5, ">="),
+            ],
+            evidence=evidence
+            + f"; at this lr the scaled loss chatters at ties of the top singular value, by {settled.max():.1%} here",
+            command=command,
+        ),
+    ]
+    facts = {"rank": {name: float(values.mean()) for name, values in rank.items()}}
+    caption = (
+        "Half moons, n = 200, noise 0.05, x⁺ = x + N(0, 0.1 I), contrastive loss (sum), u = W2ᵀ tanh(W1 x), h = 100, "
+        "z = 2, lr 1e-3, five starts (loss: mean and range; embeddings: the first)"
+    )
+    return Result(claims, arrays, facts, caption)
+
+
+def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
+    """Data and losses above (the paper's 1a), embeddings below (1b)."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 4, figsize=(14, 7), layout="constrained")
+    labels = arrays["labels"]
+
+    def scatter(ax: Any, points: np.ndarray, title: str, names: tuple[str, str]) -> None:
+        for label, colour, marker in ((0, OKABE_ITO["blue"], "o"), (1, OKABE_ITO["vermillion"], "^")):
+            chosen = labels == label
+            ax.plot(*points[chosen].T, marker, color=colour, markersize=3.5, alpha=0.8, linestyle="none")
+        ax.set(title=title, xlabel=names[0], ylabel=names[1])
+
+    scatter(axes[0, 0], arrays["x"], "Data", ("x1", "x2"))
+    titles = {
+        "unconstrained": "Loss, no constraint (30 epochs)",
+        "scaled": "Loss, scaled (Prop. 3.1)",
+        "orthogonal": "Loss, orthogonal weights",
+    }
+    for ax, name in zip(axes[0, 1:], CONSTRAINTS, strict=True):
+        loss, colour = arrays[f"loss_{name}"], constraint_colour(NAMES[name])
+        epochs = np.arange(loss.shape[1])
+        ax.plot(epochs, loss.mean(0), color=colour)
+        ax.fill_between(epochs, loss.min(0), loss.max(0), color=colour, alpha=0.25, linewidth=0)
+        ax.set(title=titles[name], xlabel="epoch", ylabel="loss (sum)")
+        if name == "unconstrained":  # it falls by powers of powers
+            ax.set_yscale("symlog", linthresh=1.0)
+            ax.set_yticks([0, *(-(10.0**k) for k in range(0, 301, 20) if 10.0**k < np.abs(loss).max())])
+            ax.set_ylabel("loss (sum), logarithmic below −1")
+    ranks = facts["rank"]
+    embeddings = [("initial", "Embedding at initialisation")]
+    embeddings += [(n, f"{n}, effective rank {ranks[n]:.2f}") for n in CONSTRAINTS]
+    for ax, (name, title) in zip(axes[1], embeddings, strict=True):
+        scatter(ax, arrays[f"embedding_{name}"], title, ("u1", "u2"))
+    return {"fig1": figure}
+
+
+PART = Part("fig1", "Figure 1: dimension collapse", compute, draw)

@@ -1,0 +1,118 @@
+"""Figure 6: linear networks of two and three hidden layers converge to the embedding of one."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sslmanifold.data import HalfMoons
+from sslmanifold.plots.style import OKABE_ITO
+from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.part import Part, Result, Settings
+from sslmanifold.reproduction.problem import problem
+from sslmanifold.reproduction.runs import trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def compute(settings: Settings) -> Result:
+    """Trains half moons (z = 1, as Figure 3) and digits (z = 2) with L = 2, 3, 4 weight matrices."""
+    steps = settings.choose(800, 500)
+    scene = problem(HalfMoons(), settings.seed)
+    arrays: dict[str, np.ndarray] = {"v1": scene.eigvecs[:, 0].numpy()}
+    ends: dict[int, torch.Tensor] = {}
+    followed = []
+    for layers in settings.track((2, 3, 4)):
+        run = trained(
+            settings, "fig6", [f"model.layers={layers}", f"trainer.max_steps={steps}"], f"fig6_layers{layers}"
+        )
+        m = torch.from_numpy(run.trajectory["m"])  # (T, S, d, 1)
+        arrays[f"steps_{layers}"] = run.trajectory["steps"]
+        arrays[f"loss_{layers}"] = (m * (scene.moment @ m)).sum((-2, -1)).numpy()
+        arrays[f"ode_{layers}"] = run.trajectory["ode_loss"]
+        arrays[f"m_{layers}"] = m[..., 0].numpy()
+        ends[layers] = scene.x @ m[-1]  # (S, n, 1)
+        followed.append(float(run.summary["ode/deviation_max"]))
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+        """‖a aᵀ − b bᵀ‖_F/‖b bᵀ‖_F, largest over starts: embeddings compared up to a rotation (a sign, z = 1)."""
+        aa, bb = a @ a.mT, b @ b.mT
+        return float(((aa - bb).norm(dim=(-2, -1)) / bb.norm(dim=(-2, -1))).max())
+
+    digits = {}
+    for layers in (2, 3, 4):
+        overrides = [
+            "data=digits",
+            f"model.layers={layers}",
+            "model.embedding=2",
+            "model.hidden=70",
+            "replicas=2",
+        ]
+        overrides += [f"trainer.max_steps={2 * steps}", "optimizer.lr=0.1", "trainer.log_every_n_steps=100"]
+        run = trained(settings, "fig6", overrides, f"fig6_digits_layers{layers}")
+        digits[layers] = torch.from_numpy(run.trajectory["embedding_final"])
+    command = settings.command("fig6")
+    claims = [
+        Claim(
+            "Section 4.2, Figure 6: two and three hidden layers converge to the embedding of one",
+            [
+                Check(
+                    "‖uuᵀ − u₁u₁ᵀ‖_F relative, half moons, z = 1, two or three hidden layers",
+                    max(distance(ends[3], ends[2]), distance(ends[4], ends[2])),
+                    1e-4,
+                ),
+                Check(
+                    "the same, digits, z = 2",
+                    max(distance(digits[3], digits[2]), distance(digits[4], digits[2])),
+                    1e-2,
+                ),
+            ],
+            evidence=f"Figure 6; training by Eq. 11, {steps} steps; half moons: six starts; largest relative deviation from "
+            f"the exact deep flow {max(followed):.3f}",
+            command=command,
+        )
+    ]
+    caption = (
+        "Half moons, n = 200, contrastive 1/n loss, z = 1, h = 30, square hidden layers, orthonormal weights, η = 0.01, plain "
+        "step and projection (κ = 1), six starts (loss: mean)"
+    )
+    return Result(claims, arrays, {"best": float(scene.eigvals[0])}, caption)
+
+
+def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
+    """Loss against steps, and the outputs of two and of three hidden layers over those of one."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    colours = {2: OKABE_ITO["blue"], 3: OKABE_ITO["orange"], 4: OKABE_ITO["purple"]}
+    names = {2: "one hidden layer", 3: "two hidden layers", 4: "three hidden layers"}
+    for layers, colour in colours.items():
+        steps = arrays[f"steps_{layers}"]
+        axes[0].plot(
+            steps, arrays[f"loss_{layers}"].mean(1), color=colour, linewidth=3, alpha=0.6, label=names[layers]
+        )
+        axes[0].plot(steps, arrays[f"ode_{layers}"].mean(1), "--", color=colour, linewidth=1.3)
+    axes[0].plot([], [], "--", color="black", linewidth=1.3, label="exact flow of each")
+    axes[0].axhline(facts["best"], color="#777777", linewidth=1, linestyle=":", label="optimum λ1")
+    axes[0].set(xlabel="step", ylabel="loss / n", title="Loss")
+    axes[0].legend(fontsize=8)
+    v1 = arrays["v1"]
+    for ax, deep in zip(axes[1:], (3, 4), strict=True):
+        for layers, style, width in ((2, "-", 3), (deep, "--", 1.6)):
+            path = arrays[f"m_{layers}"]
+            for replica in range(path.shape[1]):
+                label = names[layers] if replica == 0 else None
+                ax.plot(
+                    *path[:, replica].T, style, color=colours[layers], linewidth=width, alpha=0.8, label=label
+                )
+            ax.plot(*path[0].T, "o", color=colours[layers], markersize=4)
+        ax.plot([v1[0], -v1[0]], [v1[1], -v1[1]], "*", color="black", markersize=13, label="±v1")
+        ax.set(xlabel="u(e1)", ylabel="u(e2)", title=f"Outputs, {names[deep]}")
+        ax.set_aspect("equal", adjustable="datalim")
+        ax.legend(fontsize=8, loc="upper right")
+    return {"fig6": figure}
+
+
+PART = Part("fig6", "Figure 6: deep linear networks", compute, draw)
