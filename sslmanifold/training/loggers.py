@@ -48,7 +48,7 @@ class TensorBoard(RunLogger):
 
         try:
             # points that a killed run logged after its checkpoint are hidden: they come again
-            again = {} if resumed is None else {"purge_step": resumed + 1}
+            again: dict[str, Any] = {} if resumed is None else {"purge_step": resumed + 1}
             return [TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", **again)]
         except ModuleNotFoundError as error:
             raise UserError(

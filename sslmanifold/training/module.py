@@ -222,7 +222,7 @@ class SSLModule(lightning.LightningModule):
         """Write the row of the initial state, once; a resumed run has its rows already."""
         if self._batch is None and self.full_batch and not self.through_moment:
             # the initial row needs the triplets before the loop hands them over
-            batch = self.trainer.train_dataloader.batch(self.steps_done)
+            batch = self.trainer.train_dataloader.batch(self.steps_done)  # type: ignore[union-attr]
             self._batch = self.transfer_batch_to_device(batch, self.device, 0)
         if self.steps_done == 0:
             self.record()
