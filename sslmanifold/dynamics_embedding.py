@@ -153,8 +153,12 @@ class DynamicsEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             q, r = np.linalg.qr(self._random.standard_normal((hidden, z)))
             self._start = (q * np.sign(np.diag(r)))[:d]
         start = self._start
+        forced = max(0, d + z - hidden)
         if math.isinf(self.time):
-            m, self.method_ = self._limit(moment, start, hidden)
+            values, vectors = scipy.linalg.eigh(moment, subset_by_index=[0, min(max(z, forced), d) - 1])
+            basis = vectors[:, : max(int(np.sum(values[:z] < 0)), forced)]
+            u, _, vt = np.linalg.svd(basis.T @ start, full_matrices=False)
+            m, self.method_ = basis @ (u @ vt), "limit"
         else:
             values, vectors = scipy.linalg.eigh(moment)
             trajectory = solve(
@@ -162,27 +166,11 @@ class DynamicsEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
                 kappa=kappa_of(self.metric), hidden=hidden,
             )  # fmt: skip
             m, self.method_ = vectors @ trajectory.q[0].numpy(), trajectory.method
-        lowest = self._lowest(moment, max(z, d + z - hidden))[0]
         self.moment_ = moment
         self.loss_ = float(np.sum(m * (moment @ m)))
-        self.optimum_ = float(optimum(torch.from_numpy(lowest), z, forced=max(0, d + z - hidden)))
+        self.optimum_ = float(optimum(torch.from_numpy(values), z, forced=forced))
         self.components_ = np.ascontiguousarray(m.T).astype(self._dtype, copy=False)
         self._n_features_out = z
-
-    def _limit(
-        self, moment: NDArray[np.float64], start: NDArray[np.float64], hidden: int
-    ) -> tuple[NDArray[np.float64], str]:
-        d, z = moment.shape[0], int(self.n_components)
-        forced = max(0, d + z - hidden)
-        values, vectors = self._lowest(moment, max(z, forced))
-        rank = max(int(np.sum(values[:z] < 0)), forced)
-        basis = vectors[:, :rank]
-        u, _, vt = np.linalg.svd(basis.T @ start, full_matrices=False)
-        return basis @ (u @ vt), "limit"
-
-    @staticmethod
-    def _lowest(moment: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return scipy.linalg.eigh(moment, subset_by_index=[0, min(count, len(moment)) - 1])  # type: ignore[no-any-return]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
