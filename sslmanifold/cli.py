@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments[0] in ("-V", "--version"):
         print(f"sslmanifold {__version__}")
         sys.exit(0)
+    if arguments[0] in ("-sc", "--shell-completion"):
+        sys.exit(import_module("sslmanifold.config.completion").complete(arguments, list(COMMANDS)))
     command, *rest = arguments
     if command not in COMMANDS:
         names = ", ".join(COMMANDS)

@@ -38,7 +38,8 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
     """
     os.environ["SSLMANIFOLD_RUN_ID"] = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach the handler below instead of being printed half-way
-    sys.argv = [f"sslmanifold {command}", *arguments]
+    completion = any(argument in ("-sc", "--shell-completion") for argument in arguments)
+    sys.argv = ["sslmanifold" if completion else f"sslmanifold {command}", *arguments]
     application = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
         functools.partial(_job, command, task)
     )
