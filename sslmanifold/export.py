@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sslmanifold.errors import UserError
-from sslmanifold.models import ConstrainedNetwork
+from sslmanifold.models import ConstrainedNetwork, LinearMap
 from sslmanifold.models.portable import PortableEmbedding
 from sslmanifold.runs import atomic
 
@@ -16,14 +16,14 @@ from sslmanifold.runs import atomic
 TOLERANCE = 1e-6
 
 
-def probe_points(network: ConstrainedNetwork, rows: int = 16) -> torch.Tensor:
+def probe_points(network: ConstrainedNetwork | LinearMap, rows: int = 16) -> torch.Tensor:
     """Raw inputs (rows, d_raw), float32, of the size that data have."""
     dim = network.preprocessing.input_dim(network.shape.dim)
     return torch.rand(rows, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 
 
 def _difference(
-    network: ConstrainedNetwork, embed: Callable[[torch.Tensor], np.ndarray], path: Path
+    network: ConstrainedNetwork | LinearMap, embed: Callable[[torch.Tensor], np.ndarray], path: Path
 ) -> float:
     """Largest difference to the run's own embedding, relative to the largest embedding; raises above TOLERANCE."""
     worst = 0.0
@@ -39,7 +39,7 @@ def _difference(
     return worst
 
 
-def write_torch(network: ConstrainedNetwork, path: Path) -> tuple[Path, float]:
+def write_torch(network: ConstrainedNetwork | LinearMap, path: Path) -> tuple[Path, float]:
     """A program for ``torch.export.load(path).module()``, any number of rows; its difference to the run."""
     batch = torch.export.Dim("n", min=1)
     with torch.no_grad(), warnings.catch_warnings():
@@ -53,7 +53,7 @@ def write_torch(network: ConstrainedNetwork, path: Path) -> tuple[Path, float]:
     return path, _difference(network, lambda x: module(x).detach().numpy(), path)
 
 
-def write_onnx(network: ConstrainedNetwork, path: Path, opset: int) -> tuple[Path, float]:
+def write_onnx(network: ConstrainedNetwork | LinearMap, path: Path, opset: int) -> tuple[Path, float]:
     """An ONNX file with input ``x`` and output ``embedding``; its difference to the run under onnxruntime.
 
     Raises:
@@ -84,7 +84,7 @@ def write_onnx(network: ConstrainedNetwork, path: Path, opset: int) -> tuple[Pat
     return path, _difference(network, lambda x: session.run(["embedding"], {"x": x.numpy()})[0], path)
 
 
-def write_npz(network: ConstrainedNetwork, path: Path) -> tuple[Path, float]:
+def write_npz(network: ConstrainedNetwork | LinearMap, path: Path) -> tuple[Path, float]:
     """Matrices: ``w1`` (h, d), …, ``wL`` (h, z); ``mean`` and ``components`` where there is preprocessing; the
     name ``activation``; and ``map`` (d, z), float64, of a linear network. A leading S with S > 1 replicas.
 
@@ -92,13 +92,13 @@ def write_npz(network: ConstrainedNetwork, path: Path) -> tuple[Path, float]:
     """
     portable = PortableEmbedding(network)
     arrays = {name: value.numpy() for name, value in portable.state_dict().items()}
-    if network.linear:
+    if network.linear and "map" not in arrays:
         chain = torch.from_numpy(arrays[f"w{portable.layers}"]).double()
         for index in range(portable.layers - 1, 1, -1):
             chain = torch.from_numpy(arrays[f"w{index}"]).double().mT @ chain
         arrays["map"] = (torch.from_numpy(arrays["w1"]).double().mT @ chain).numpy()
     with atomic(path) as temporary:
-        np.savez_compressed(temporary, activation=np.array(network.activation), **arrays)
+        np.savez_compressed(temporary, activation=np.array(portable.activation), **arrays)
     with np.load(path) as stored:
         return path, _difference(network, lambda x: embed_with(dict(stored), x.numpy()), path)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sslmanifold.models.activation import ACTIVATIONS
+from sslmanifold.models.linear_map import LinearMap
 from sslmanifold.models.network import ConstrainedNetwork
 
 
@@ -16,7 +17,7 @@ class PortableEmbedding(nn.Module):
     mean: Tensor | None
     components: Tensor | None
 
-    def __init__(self, network: ConstrainedNetwork) -> None:
+    def __init__(self, network: ConstrainedNetwork | LinearMap) -> None:
         super().__init__()
         for name in ("mean", "components"):
             value = getattr(network.preprocessing, name)
@@ -25,6 +26,13 @@ class PortableEmbedding(nn.Module):
                 None if value is None else nn.Parameter(value.detach().double().clone(), requires_grad=False)
             )
             self.register_parameter(name, fixed)
+        if isinstance(network, LinearMap):
+            m = network.m.detach().clone().cpu()
+            self.register_parameter(
+                "map", nn.Parameter(m[0] if network.replicas == 1 else m, requires_grad=False)
+            )
+            self.layers, self.activation = 0, "linear"
+            return
         weights = [weight.detach().as_subclass(Tensor).clone().cpu() for weight in network.weights]
         if network.replicas == 1:
             weights = [weight[0] for weight in weights]
@@ -39,6 +47,8 @@ class PortableEmbedding(nn.Module):
             x = x - self.mean
         if self.components is not None:
             x = x @ self.components
+        if self.layers == 0:
+            return x.to(self.get_parameter("map").dtype) @ self.get_parameter("map")  # (n, d) @ (…, d, z)
         weights = [self.get_parameter(f"w{index + 1}") for index in range(self.layers)]
         hidden = ACTIVATIONS[self.activation](x.to(weights[0].dtype) @ weights[0].mT)  # (n, d) @ (…, d, h)
         for weight in weights[1:-1]:

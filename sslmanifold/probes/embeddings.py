@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from sslmanifold.models import ConstrainedNetwork
+from sslmanifold.models import ConstrainedNetwork, LinearMap
 from sslmanifold.probes.labelled import Labelled
 from sslmanifold.runs import Run
 
@@ -30,7 +30,7 @@ class Embedding:
 
 
 @torch.no_grad()
-def embed_exactly(network: ConstrainedNetwork, x: Tensor) -> Tensor:
+def embed_exactly(network: ConstrainedNetwork | LinearMap, x: Tensor) -> Tensor:
     """The network's embedding of prepared inputs, computed in float64 from its weights: (n, d) → (S, n, z).
 
     A diverged float32 run overflows in its own precision long before its weights do.
@@ -89,6 +89,8 @@ def ode_embedding(run: Run, data: Labelled) -> tuple[Embedding | None, str]:
     from sslmanifold.training.experiment import Experiment
     from sslmanifold.training.restore import read_checkpoint
 
+    if isinstance(run.model, LinearMap):
+        return None, "this run is the exact dynamics"
     experiment = Experiment(run.config)
     if experiment.moment is None:
         return None, "this loss, or data of this size, has no C"

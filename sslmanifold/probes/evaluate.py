@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sslmanifold.errors import UserError
+from sslmanifold.models import LinearMap
 from sslmanifold.probes.classifiers import EmbeddingProbe
 from sslmanifold.probes.embeddings import (
     BASELINES,
@@ -97,7 +98,8 @@ class Session:
         """
         data = labelled(run)
         own = run_embedding(run, data)
-        results = {name: self._own(probe, run, own, data) for name, probe in self.probes.items()}
+        probes = self._able(run)
+        results = {name: self._own(probe, run, own, data) for name, probe in probes.items()}
         on_embeddings = {n: p for n, p in self.probes.items() if isinstance(p, EmbeddingProbe)}
         if not on_embeddings:
             return results
@@ -113,6 +115,19 @@ class Session:
                     self._shared[key] = probe_embedding(probe, embedding, data, self.settings)
                 found[baseline] = self._shared[key]
         return results
+
+    def _able(self, run: Run) -> dict[str, Probe]:
+        """The probes that this run can have: the exact dynamics have a map, but no weights to fine-tune."""
+        if not isinstance(run.model, LinearMap):
+            return self.probes
+        able: dict[str, Probe] = {
+            name: probe for name, probe in self.probes.items() if isinstance(probe, EmbeddingProbe)
+        }
+        if not able:
+            raise UserError(
+                f"{run.path} was solved, not trained: it has no weights to fine-tune; set probe=linear_svm, or train it"
+            )
+        return able
 
     def _own(self, probe: Probe, run: Run, own: Embedding, data: Labelled) -> dict[str, Any]:
         if isinstance(probe, EmbeddingProbe):

@@ -209,3 +209,17 @@ def test_a_mistake_is_one_line_and_status_2(
     assert len(lines) == 1
     assert lines[0].startswith(f"sslmanifold {command}: ")
     assert "no, such=run is not a folder" in lines[0]
+
+
+def test_exact_dynamics_are_probed_and_exported(compose_config: Compose, tmp_path: Path) -> None:
+    """A folder of `sslmanifold dynamics` holds a map and no weights."""
+    from sslmanifold.commands.export import export_run
+    from sslmanifold.training.dynamics import solve_dynamics
+
+    overrides = ("data=half_moons", "trainer.max_steps=50", "callbacks=[]")
+    run = solve_dynamics(compose_config(*overrides, config="dynamics"), tmp_path / "solved")
+    rows = probe_runs(config_for(compose_config, run.path, "probe=[knn,finetune]", "baselines=[ode,raw]"))
+    assert {(row["probe"], row["embedding"]) for row in rows} == {("knn", "run"), ("knn", "raw")}
+    with pytest.raises(UserError, match="no weights to fine-tune"):
+        probe_runs(config_for(compose_config, run.path, "probe=finetune"))
+    assert len(export_run(compose_config(f"run='{run.path}'", config="export"))) == 3
