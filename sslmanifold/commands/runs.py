@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sslmanifold.config.application import EXIT_INTERRUPTED, EXIT_MISTAKE
 from sslmanifold.config.arguments import folders_and_options
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
 
 
-def _show(folders: Sequence[str], options: dict[str, str]) -> int:
+def _show(folders: Sequence[str], options: dict[str, Any]) -> int:
     from sslmanifold.report.listing import listing
     from sslmanifold.report.terminal import wide_console
 
@@ -51,7 +52,7 @@ def _show(folders: Sequence[str], options: dict[str, str]) -> int:
     return 0
 
 
-def _watch(folders: Sequence[str], options: dict[str, str]) -> int:
+def _watch(folders: Sequence[str], options: dict[str, Any]) -> int:
     from rich.live import Live
 
     from sslmanifold.report.listing import all_ended, listing

@@ -119,7 +119,7 @@ def predicted_pairs(records: Sequence[Record]) -> dict[str, tuple[str, str]]:
 
 def predicted_against_seen(groups: Sequence[Group], records: Sequence[Record]) -> list[tuple[str, ...]]:
     """(what, group, data, predicted, seen) over completed runs."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for what, (predicted, seen) in predicted_pairs(records).items():
         for group in groups:
             for data in data_names(records):

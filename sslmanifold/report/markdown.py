@@ -41,7 +41,7 @@ def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
             "## Predicted against seen",
             _table(["what", "", "data", "predicted", "seen"], predictions),
         ]
-    rows = [
+    jobs = [
         (
             _link(r, out),
             *(number(swept_value(r, key)) for key in keys),
@@ -50,7 +50,7 @@ def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
         )
         for r in records
     ]
-    parts += ["## Runs", _table(["run", *keys, "status", *COLUMNS], rows)]
+    parts += ["## Runs", _table(["run", *keys, "status", *COLUMNS], jobs)]
     return "\n\n".join(parts) + "\n"
 
 

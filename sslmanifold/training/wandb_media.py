@@ -140,6 +140,6 @@ def _probe_media(found: dict[str, Path]) -> dict[str, Any]:
                 for i, line in enumerate(confusion)
                 for j, count in enumerate(line)
             ]
-            columns = ["true class", "predicted class", "test points", "correct"]
+            columns: list[str | int] = ["true class", "predicted class", "test points", "correct"]
             media[f"probe/{probe}/predictions"] = wandb.Table(columns=columns, data=rows)
     return media

@@ -155,3 +155,18 @@ def test_tensorboard_holds_the_same_rows(train: Callable[..., Run], tmp_path: Pa
     assert [p.step for p in points] == run.metrics["step"]
     assert [p.value for p in points] == pytest.approx(run.metrics["train/loss"], rel=1e-6)
     assert "summary/text_summary" in events.Tags()["tensors"]
+
+
+def test_a_resumed_run_continues_the_same_wandb_run(train: Callable[..., Run], tmp_path: Path) -> None:
+    line = ("data=half_moons", "data.n=40", "logger=wandb")
+    train(*line, "trainer.max_steps=20", folder=tmp_path / "run")
+    train(*line, "trainer.max_steps=40", f"ckpt_path={tmp_path / 'run'}", folder=tmp_path / "run")
+    first, second = records(tmp_path / "run", 0), records(tmp_path / "run", 1)
+    assert of_type(first, "run")[0]["run_id"] == of_type(second, "run")[0]["run_id"]
+    epochs = [
+        r["item"]["epoch"]
+        for part in (first, second)
+        for r in of_type(part, "history")
+        if "epoch" in r["item"]
+    ]
+    assert epochs == [0, 10, 20, 30, 40]
