@@ -48,7 +48,8 @@ def solve(
     Raises:
         UserError: shapes, NaN, times, ‖q0‖₂ > 1, or a q0 that no weights of this width can have.
     """
-    points = as_times(times)
+    asked = as_times(times)
+    points, place = torch.unique_consecutive(asked, return_inverse=True)  # a time may be asked for twice
     eigvals = torch.as_tensor(eigvals).detach().to(torch.float64)
     q0 = torch.as_tensor(q0).detach().to(torch.float64)
     if q0.ndim < 2 or eigvals.ndim != 1 or q0.shape[-2] != eigvals.shape[0]:
@@ -70,9 +71,11 @@ def solve(
     if method == "closed_form":
         if not has_closed_form:
             raise UserError(f"no closed form for κ = {kappa:g}, z = {z}: use κ = 2, z = 1, or method='auto'")
-        return single(state, eigvals, points, kappa) if z == 1 else oja(state, eigvals, points)
-    if method == "adaptive":
-        return adaptive(state, eigvals, points, kappa=kappa)
-    if method == "lifted_rk4":
-        return lifted_rk4(state, eigvals, points, kappa=kappa)
-    raise UserError(f"unknown method {method!r}: use auto, closed_form, adaptive or lifted_rk4")
+        solved = single(state, eigvals, points, kappa) if z == 1 else oja(state, eigvals, points)
+    elif method == "adaptive":
+        solved = adaptive(state, eigvals, points, kappa=kappa)
+    elif method == "lifted_rk4":
+        solved = lifted_rk4(state, eigvals, points, kappa=kappa)
+    else:
+        raise UserError(f"unknown method {method!r}: use auto, closed_form, adaptive or lifted_rk4")
+    return Trajectory(asked, solved.q[place.to(solved.q.device)], solved.method)

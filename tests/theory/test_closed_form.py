@@ -128,3 +128,16 @@ def test_zero_and_unit_starts() -> None:
         torch.testing.assert_close(
             q[1], torch.tensor([[1.0], [0.0]], dtype=torch.float64), rtol=0, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("z", [1, 2, 3])
+@pytest.mark.parametrize("kappa", [0.0, 1.0, 2.0])
+def test_a_time_may_be_asked_for_twice(z: int, kappa: float) -> None:
+    """Ascending times need not be distinct, whatever method answers."""
+    generator = torch.Generator().manual_seed(z)
+    eigvals = torch.tensor([-3.0, -1.5, -0.5, 0.4, 1.2], dtype=torch.float64)
+    q0 = 0.2 * torch.randn(5, z, generator=generator, dtype=torch.float64)
+    twice = solve(q0, eigvals, [0.0, 0.0, 0.5, 0.5, 2.0], kappa=kappa)
+    once = solve(q0, eigvals, [0.0, 0.5, 2.0], kappa=kappa)
+    assert twice.times.tolist() == [0.0, 0.0, 0.5, 0.5, 2.0]
+    assert torch.equal(twice.q, once.q[[0, 0, 1, 1, 2]])
