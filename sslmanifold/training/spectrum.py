@@ -35,5 +35,9 @@ class SpectrumMonitor(Observer):
         if self.centered:
             embedding = embedding - embedding.mean(-2, keepdim=True)
         scale = embedding.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-        values = torch.linalg.svdvals(embedding / scale) * scale.squeeze(-1)
+        scaled = embedding / scale
+        # a diverging run can have finite weights and an embedding that is not: LAPACK refuses that
+        finite = torch.isfinite(scaled).all(-1).all(-1)[..., None]  # (S, 1)
+        values = torch.linalg.svdvals(torch.where(finite[..., None], scaled, 0.0)) * scale.squeeze(-1)
+        values = torch.where(finite, values, torch.nan)
         return {"singular_values": values.numpy()}
