@@ -63,7 +63,7 @@ def _symmetric_log_if_wide(axes: Any, values: np.ndarray) -> None:
 
 
 def _stretch_the_start(axes: Any, x: np.ndarray, y: np.ndarray) -> None:
-    """A logarithmic axis (linear at the start, and smooth between), where nine tenths of the change happen in the first seventh of it."""
+    """An axis that is linear at the start and logarithmic later, where nine tenths of the change come first."""
     kept = np.isfinite(y)
     x, y = x[kept], y[kept]
     if x.size < 3 or np.ptp(y) == 0:
