@@ -107,7 +107,7 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
         ax.set(title=titles[name], xlabel="epoch", ylabel="loss (sum)")
         if name == "unconstrained":  # it falls by powers of powers
             ax.set_yscale("symlog", linthresh=1.0)
-            ax.set_yticks([0, *(-(10.0**k) for k in range(0, 301, 20) if 10.0**k < np.abs(loss).max())])
+            ax.set_yticks([0, *(-(10.0**k) for k in range(20, 301, 20) if 10.0**k < np.abs(loss).max())])
             ax.set_ylabel("loss (sum), logarithmic below −1")
     ranks = facts["rank"]
     embeddings = [("initial", "Embedding at initialisation")]

@@ -92,9 +92,12 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
             ax.plot(
                 arrays[f"time_{z}"], norms[:, index], style, color=OKABE_ITO[colour], label=f"v{index + 1}"
             )
-        noise = " with noise coordinates" if z == 3 else ""
+        noise = {2: " (their whole plane)", 3: " with noise coordinates"}.get(z, "")
         ax.set(xlabel="time t = Σ lr", title=f"z = {z}, half moons{noise}, d = {facts['dims'][str(z)]}")
         ax.set_ylim(-0.03, 1.05)
+        settled = np.flatnonzero((norms[:, :z] < 0.9999).any(1))
+        if settled.size:
+            ax.set_xlim(0, 1.6 * arrays[f"time_{z}"][settled[-1]])
         ax.legend(loc="center right")
     axes[0].set_ylabel("‖projection of v_i onto span(q)‖")
     return {"fig5": figure}

@@ -1,0 +1,129 @@
+"""Section 3 in one picture: loss and effective rank under every constraint, on every data set."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sslmanifold.plots.style import constraint_colour
+from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.part import Part, Result, Settings
+from sslmanifold.reproduction.runs import trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CONSTRAINTS = ("none", "frobenius", "operator_norm", "scaled", "orthogonal")
+COLLAPSING = ("none", "frobenius")
+STYLES = dict(zip(CONSTRAINTS, ("-", "--", "-.", ":", "-"), strict=True))
+
+
+def data_sets(settings: Settings) -> dict[str, list[str]]:
+    """Name → overrides; images reduced to 20 principal components, MNIST where it is."""
+    sets = {
+        "half_moons": ["data=half_moons", "model.embedding=2"],
+        "gaussian": ["data=gaussian", "data.spectrum=[1.0,0.8,0.6,0.4,0.3,0.2,0.1,0.1]"],
+        "digits": ["data=digits", "data.pca=20"],
+    }
+    if settings.data == "mnist":
+        sets["mnist"] = ["data=mnist", "data.per_class=50", "data.pca=20"]
+        if settings.root:
+            sets["mnist"].append(f"data.root={settings.root}")
+    return sets
+
+
+def compute(settings: Settings) -> Result:
+    """One run for each constraint and data set, with the learning rate the package chooses."""
+    sets = data_sets(settings)
+    steps = settings.choose(1500, 400)
+    arrays: dict[str, np.ndarray] = {}
+    rank: dict[str, dict[str, float]] = {name: {} for name in CONSTRAINTS}
+    second: dict[str, dict[str, float]] = {name: {} for name in CONSTRAINTS}
+    status: dict[str, dict[str, str]] = {name: {} for name in CONSTRAINTS}
+    for name, constraint in settings.track([(n, c) for n in sets for c in CONSTRAINTS]):
+        overrides = [*sets[name], f"constraint={constraint}", f"trainer.max_steps={steps}"]
+        # finer rows where the run ends itself by diverging
+        overrides += ["trainer.log_every_n_steps=1"] if constraint == "none" else []
+        run = trained(settings, "constraints", overrides, f"constraints_{name}_{constraint}")
+        spectra = run.trajectory["singular_values"][:, 0]  # (T, z)
+        values = spectra[np.isfinite(spectra).all(1)][
+            -1
+        ]  # the last state that is finite, where a run diverged
+        share = values / values.sum()
+        rank[constraint][name] = float(np.exp(-(share * np.log(np.maximum(share, 1e-300))).sum()))
+        second[constraint][name] = float(values[1] / values[0])
+        status[constraint][name] = run.summary["status"]
+        arrays[f"loss_{name}_{constraint}"] = np.array(run.metrics["train/loss"])
+        arrays[f"rank_{name}_{constraint}"] = np.array(run.metrics["rank/effective"])
+        arrays[f"steps_{name}_{constraint}"] = np.array(run.metrics["step"])
+        arrays[f"optimum_{name}"] = np.array(float(torch.from_numpy(run.trajectory["eigvals"])[0]))
+    command = settings.command("constraints")
+    evidence = (
+        f"the constraint comparison; {', '.join(sets)}, z = 4 (half moons 2), {steps} steps of SSLModule"
+    )
+
+    def worst(names: tuple[str, ...]) -> float:
+        return max(second[name][data] for name in names for data in sets)
+
+    spreading = tuple(name for name in CONSTRAINTS if name not in COLLAPSING)
+    claims = [
+        Claim(
+            "Section 3: without constraint and under Frobenius norms the embedding collapses, on every data set",
+            [
+                Check("largest σ2/σ1 of the embedding, none and Frobenius", worst(COLLAPSING), 0.1),
+                Check("largest effective rank", max(rank[c][n] for c in COLLAPSING for n in sets), 1.3),
+            ],
+            evidence=evidence,
+            command=command,
+        ),
+        Claim(
+            "Section 3: operator norms, the scaled loss and orthogonality avoid the collapse, on every data set",
+            [
+                Check("smallest effective rank over z", min(
+                    rank[c][n] / (2 if n == "half_moons" else 4) for c in spreading for n in sets), 0.7, ">="),
+                Check("smallest σ2/σ1 of the embedding", min(second[c][n] for c in spreading for n in sets), 0.25, ">="),
+            ],
+            evidence=evidence,
+            command=command,
+        ),
+    ]  # fmt: skip
+    caption = (
+        f"{', '.join(sets)} (images: 20 principal components), contrastive 1/n loss, linear network, z = 4 (half moons 2), "
+        "learning rate 1/(20‖C‖)"
+    )
+    return Result(claims, arrays, {"sets": list(sets), "status": status}, caption)
+
+
+def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
+    """Loss above, effective rank below, one column a data set."""
+    import matplotlib.pyplot as plt
+
+    sets = facts["sets"]
+    figure, axes = plt.subplots(
+        2, len(sets), figsize=(3.7 * len(sets), 6.6), layout="constrained", squeeze=False
+    )
+    for column, name in enumerate(sets):
+        upper, lower = axes[:, column]
+        floor = 0.0
+        for constraint in CONSTRAINTS:
+            colour, style = constraint_colour(constraint), STYLES[constraint]
+            steps, loss = arrays[f"steps_{name}_{constraint}"], arrays[f"loss_{name}_{constraint}"]
+            upper.plot(np.maximum(steps, 1), loss, style, color=colour, label=constraint)
+            lower.plot(np.maximum(steps, 1), arrays[f"rank_{name}_{constraint}"], style, color=colour)
+            if constraint != "none":
+                floor = min(floor, float(loss.min()))
+        upper.set(
+            title=name.replace("_", " "),
+            xscale="log",
+            xlabel="step",
+            ylabel="loss / n",
+            ylim=(1.25 * floor, -0.08 * floor),
+        )
+        lower.set(xscale="log", xlabel="step", ylabel="effective rank of the embedding", ylim=(0.9, None))
+        lower.axhline(1, color="#777777", linewidth=1, linestyle=":")
+    axes[0, 0].legend(fontsize=8, loc="lower left")
+    return {"constraints": figure}
+
+
+PART = Part("constraints", "Section 3: every constraint on every data set", compute, draw)

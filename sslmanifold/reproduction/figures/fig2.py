@@ -1,0 +1,187 @@
+"""Figure 2: the nonlinear output against the linear one during training, over widths and activations (Conjecture 1)."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslmanifold.constraints import NetworkShape, make_constraint
+from sslmanifold.data import HalfMoons, Triplets
+from sslmanifold.models.network import ConstrainedNetwork
+from sslmanifold.plots.style import OKABE_ITO
+from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.descent import Loss, descend, moment_loss
+from sslmanifold.reproduction.part import Part, Result, Settings
+from sslmanifold.reproduction.problem import problem, streams
+from sslmanifold.theory.linearity import loglog_slope
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ACTIVATIONS = ("sigmoid", "relu", "tanh")
+ETA = 0.01
+# replicas × points × width of one batch of trainings: larger ones are limited by memory, and slower
+BATCH_ELEMENTS = 200_000
+
+
+def repeated_negatives_loss(points: Tensor, n: int, indices: Tensor) -> Loss:
+    """Eq. 1 / n where every negative is one of the anchors: their embeddings are looked up, not computed again.
+
+    Args:
+        points: anchors, then positives, (2n, d).
+        n: number of anchors.
+        indices: the anchor that is each anchor's negative, (n,).
+    """
+
+    def loss(network: ConstrainedNetwork) -> Tensor:
+        u = network(points)  # (S, 2n, z)
+        anchors = u[:, :n]
+        return (anchors * (anchors[:, indices] - u[:, n:])).sum((-2, -1)) / n
+
+    return loss
+
+
+def compute(settings: Settings) -> Result:
+    """Trains every width, activation and start twice, with φ and without, from the same weights (float32)."""
+    widths = settings.choose((10, 20, 35, 60, 100, 180, 300, 500, 700, 1000), (10, 30, 100, 300))
+    epochs, starts = settings.choose(100, 40), settings.choose(10, 4)
+    data = HalfMoons()
+    scene = problem(data, settings.seed)
+    n = scene.x.shape[0]
+    x = scene.x.float()
+    points = torch.cat([x, scene.batch.positives.float()])
+    indices = Triplets(scene.x, seed=settings.seed).negative_indices()[:, 0]
+    loss = repeated_negatives_loss(points, n, indices)
+    linear_loss = moment_loss(scene.moment.float())
+    constraint = make_constraint("orthogonal", metric="euclidean", retraction="project")
+    gap = {name: np.zeros((2, len(widths), starts, epochs + 1)) for name in ACTIVATIONS}
+    jobs = [
+        (index, h, first, min(first + step, starts))
+        for index, h in enumerate(widths)
+        for step in [max(1, BATCH_ELEMENTS // (2 * n * h))]
+        for first in range(0, starts, step)
+    ]
+    for index, h, first, end in settings.track(jobs):
+        shape = NetworkShape(2, h, 2)
+        weights = constraint.initial(shape, streams(settings.seed, starts)[first:end], torch.float32)
+        linear = [
+            x @ network.map().detach()
+            for network in descend(constraint, shape, weights, linear_loss, ETA, epochs)
+        ]
+        for name in ACTIVATIONS:
+            for epoch, network in enumerate(descend(constraint, shape, weights, loss, ETA, epochs, name)):
+                with torch.no_grad():
+                    away = (network(x) - linear[epoch]).norm(dim=(-2, -1)) / math.sqrt(n)
+                    size = linear[epoch].norm(dim=(-2, -1)) / math.sqrt(n)
+                gap[name][0, index, first:end, epoch] = away.numpy()
+                gap[name][1, index, first:end, epoch] = (away / size).numpy()
+    arrays = {f"gap_{name}": values.mean(2) for name, values in gap.items()}  # (2, widths, epochs + 1)
+    arrays |= {f"spread_{name}": values[..., -1].std(2) for name, values in gap.items()}
+
+    def slope(name: str, kind: int, epoch: int) -> float:
+        return loglog_slope(widths, torch.from_numpy(arrays[f"gap_{name}"][kind, :, epoch]))
+
+    # Conjecture 1 at the time when both outputs have left zero, t = log h/(8|λ1|) + const: later for wider nets
+    lowest = float(-scene.eigvals[0])
+    offset = ETA * epochs - math.log(widths[-1]) / (8 * lowest)
+    matched = [min(max(round((math.log(h) / (8 * lowest) + offset) / ETA), 0), epochs) for h in widths]
+    same_stage = [arrays["gap_tanh"][1, i, epoch] for i, epoch in enumerate(matched)]
+    worst = arrays["gap_tanh"][0].max(-1)
+    command = settings.command("fig2")
+    grid = f"{len(widths)} widths {widths[0]} … {widths[-1]}, {starts} starts, {epochs} epochs, η = {ETA} on the 1/n loss"
+    evidence = f"Figure 2; half moons, {grid}, the orthogonality of Eq. 11"
+    values = {name: arrays[f"gap_{name}"][0, :, -1] for name in ACTIVATIONS}
+    claims = [
+        Claim(
+            "Conjecture 1: ‖u_t^φ − u_t^I‖ → 0 for all t > 0 as h → ∞ (tanh)",
+            [
+                Check("slope in log h of the mean gap after training", slope("tanh", 0, -1), -0.3),
+                Check("slope in log h of the largest mean gap on the way", loglog_slope(widths, torch.from_numpy(worst)), -0.3),
+                Check("slope of the relative gap, at t = log h/(8|λ1|) + const",
+                      loglog_slope(widths, torch.tensor(same_stage)), -0.3),
+            ],
+            evidence=f"{evidence}; gap {values['tanh'][0]:.3f} → {values['tanh'][-1]:.4f}. At a fixed t the absolute gap says "
+            "little, since both outputs of a wide net are still near zero: the relative gap is checked too",
+            command=command,
+        ),
+        Claim(
+            "Section 3.2: ReLU shows the same picture as tanh, with slower convergence",
+            [
+                Check("slope in log h of the mean gap after training", slope("relu", 0, -1), -0.1),
+                Check("the same, relative gap", slope("relu", 1, -1), -0.1),
+            ],
+            evidence=f"{evidence}; gap after training {values['relu'][0]:.3f} → {values['relu'][-1]:.3f}; at the start the "
+            f"absolute gap falls (slope {slope('relu', 0, 0):.2f}), but only because both outputs shrink: the relative one "
+            f"does not (slope {slope('relu', 1, 0):.2f})",
+            command=command,
+        ),
+        Claim(
+            "Section 3.2: for sigmoid the difference grows with the width",
+            [Check("slope in log h of the mean gap after training", slope("sigmoid", 0, -1), 0.1, ">=")],
+            [
+                Check("slope in log h of the mean gap after training, least", slope("sigmoid", 0, -1), -0.15, ">="),
+                Check("slope in log h of the relative gap at the start", slope("sigmoid", 1, 0), 0.3, ">="),
+            ],
+            correction="the difference does not vanish with the width: it stays as large in absolute terms and grows "
+            "relative to the linear output",
+            evidence=f"{evidence}; gap after training {values['sigmoid'][0]:.3f} → {values['sigmoid'][-1]:.3f}",
+            command=command,
+        ),
+    ]  # fmt: skip
+    caption = (
+        f"Half moons, n = {n}, contrastive loss, z = 2, orthonormal weights; {grid}; means over starts (bars: one standard "
+        "deviation); root mean square over the training points"
+    )
+    return Result(claims, arrays, {"widths": list(widths), "starts": starts}, caption)
+
+
+def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
+    """Gap against epochs per activation: absolute (the paper's) above, relative below; last column: against width."""
+    import matplotlib.pyplot as plt
+
+    widths = np.array(facts["widths"])
+    figure, axes = plt.subplots(2, 4, figsize=(15, 7), layout="constrained")
+    shades = plt.get_cmap("cividis")(np.linspace(0.0, 0.92, len(widths)))
+    titles = {"sigmoid": "sigmoid", "relu": "ReLU", "tanh": "tanh"}
+    colours = {"sigmoid": OKABE_ITO["vermillion"], "relu": OKABE_ITO["orange"], "tanh": OKABE_ITO["blue"]}
+    markers = {"sigmoid": "s", "relu": "^", "tanh": "o"}
+    labels = ("‖u^φ − u^lin‖", "‖u^φ − u^lin‖ / ‖u^lin‖")
+    for kind in (0, 1):
+        for column, name in enumerate(ACTIVATIONS):
+            ax = axes[kind, column]
+            for index, h in enumerate(widths):
+                ax.plot(
+                    arrays[f"gap_{name}"][kind, index], color=shades[index], linewidth=1.5, label=f"h = {h}"
+                )
+            ax.set(xlabel="epoch", yscale="log", title=f"{titles[name]}{', relative' if kind else ''}")
+            if column == 0:
+                ax.set_ylabel(labels[kind])
+        ax = axes[kind, 3]
+        for name in ACTIVATIONS:
+            ax.errorbar(
+                widths,
+                arrays[f"gap_{name}"][kind, :, -1],
+                arrays[f"spread_{name}"][kind],
+                color=colours[name],
+                marker=markers[name],
+                markersize=5,
+                capsize=2,
+                label=f"{titles[name]}, after training",
+            )
+            ax.plot(widths, arrays[f"gap_{name}"][kind, :, 0], ":", color=colours[name], linewidth=1.3)
+        ax.plot([], [], ":", color="black", linewidth=1.3, label="at the start")
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="width h",
+            title="against width" + (", relative" if kind else ""),
+        )
+        ax.legend(fontsize=8)
+    axes[0, 1].legend(fontsize=7, ncols=2, loc="lower right")
+    return {"fig2": figure}
+
+
+PART = Part("fig2", "Figure 2: nonlinear against linear networks", compute, draw)
