@@ -29,7 +29,7 @@ from sslmanifold.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sslmanifold.models import ConstrainedNetwork
+    from sslmanifold.models import ConstrainedNetwork, LinearMap
 
 STATUSES = ("completed", "diverged", "failed", "interrupted")
 
@@ -108,7 +108,7 @@ class RunFolder:
 
     def write_trajectory(self, arrays: Mapping[str, np.ndarray]) -> None:
         with atomic(self.trajectory) as temporary:
-            np.savez_compressed(temporary, **arrays)
+            np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
     def clear(self) -> None:
         """Remove what a former run wrote, and nothing else."""
@@ -195,7 +195,7 @@ class Run:
             return dict(arrays)
 
     @cached_property
-    def model(self) -> "ConstrainedNetwork":
+    def model(self) -> "ConstrainedNetwork | LinearMap":
         from sslmanifold.training.restore import restore_network
 
         if not self.checkpoint.exists():

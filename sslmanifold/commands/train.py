@@ -52,7 +52,7 @@ def _train(options: dict[str, Any], folder: Path) -> Any:
         return run_training(options, folder)
 
 
-def _group(hydra: DictConfig) -> str | None:
+def _group(hydra: HydraConf) -> str | None:
     """The name of the experiment, else of the sweep's folder; None for a run of its own."""
     experiment = hydra.runtime.choices.get("experiment")
     if experiment and experiment != "none":
@@ -60,7 +60,7 @@ def _group(hydra: DictConfig) -> str | None:
     return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
 
 
-def _sweep_job(config: DictConfig, folder: Path, hydra: DictConfig) -> Any:
+def _sweep_job(config: DictConfig, folder: Path, hydra: HydraConf) -> Any:
     from sslmanifold.report.terminal import job_line
     from sslmanifold.sweeps.job import JobFailed, run_job
 

@@ -62,7 +62,7 @@ class TensorBoard(RunLogger):
         from PIL import Image
 
         for logger in loggers:
-            writer = logger.experiment
+            writer = logger.experiment  # type: ignore[attr-defined]
             for path in figures:
                 writer.add_image(
                     f"figures/{path.stem}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC"
