@@ -29,7 +29,7 @@ from sslmanifold.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sslmanifold.models import ConstrainedNetwork, LinearMap
+    from sslmanifold.models import ConstrainedNetwork
 
 STATUSES = ("completed", "diverged", "failed", "interrupted")
 
@@ -195,7 +195,7 @@ class Run:
             return dict(arrays)
 
     @cached_property
-    def model(self) -> "ConstrainedNetwork | LinearMap":
+    def model(self) -> "ConstrainedNetwork":
         from sslmanifold.training.restore import restore_network
 
         if not self.checkpoint.exists():
@@ -205,7 +205,7 @@ class Run:
                 + (f" (the run {self.summary['status']}: {reason})" if reason else "")
                 + f": train it first, `sslmanifold train ckpt_path={self.path}`"
             )
-        return restore_network(self.config, self.checkpoint, project=self.project)
+        return restore_network(self.config, self.checkpoint, project=self.project)  # type: ignore[return-value]  # LinearMap has its interface
 
     def embed(self, x: Any) -> "Tensor":
         """Embed raw inputs (n, d) with the run's last weights: see ``ConstrainedNetwork.embed``."""
