@@ -1,6 +1,6 @@
 """The LightningModule: a constrained network, its loss, and the bookkeeping of one training run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning
@@ -15,6 +15,7 @@ from sslmanifold.geometry import require_riemannian
 from sslmanifold.models import ConstrainedNetwork
 from sslmanifold.training.observer import Observer
 from sslmanifold.training.recorder import Recorder
+from sslmanifold.training.replica_chunks import ChunkedObjective, chunk_size
 from sslmanifold.training.restore import require_feasible
 from sslmanifold.training.resumable import between_steps, random_state, set_random_state
 
@@ -111,10 +112,23 @@ class SSLModule(lightning.LightningModule):
         if self.step_moment is not None:
             m = self.network.map()  # (S, d, z)
             loss = (m * (self.step_moment @ m)).sum((-2, -1))  # Tr(mᵀ C m), Eq. 8
-        else:
-            negatives = None if batch.negatives is None else self.network(batch.negatives)
-            loss = self.loss(self.network(batch.x), self.network(batch.positives), negatives)
-        return self.constraint.objective(loss, list(self.network.weights))
+            return self.constraint.objective(loss, list(self.network.weights))
+        weights = list(self.network.weights)
+        size = chunk_size(self.network, batch)
+        if size >= self.network.replicas or not torch.is_grad_enabled():
+            return self._sample_objective(weights, batch)
+        return ChunkedObjective.apply(lambda part: self._sample_objective(part, batch), size, *weights)
+
+    def _sample_objective(self, weights: Sequence[Tensor], batch: TripletBatch) -> Tensor:
+        """The objective through the data, of these weights (s, ·, ·) in place of the network's own: (s,)."""
+        own = {f"weights.{index}": weight for index, weight in enumerate(weights)}
+
+        def embedded(x: Tensor) -> Tensor:
+            return torch.func.functional_call(self.network, own, (x,))
+
+        negatives = None if batch.negatives is None else embedded(batch.negatives)
+        loss = self.loss(embedded(batch.x), embedded(batch.positives), negatives)
+        return self.constraint.objective(loss, weights)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
