@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# parts that take images, and so depend on whether MNIST is there
+IMAGE_PARTS = ("fig4", "constraints")
+
 
 @dataclass
 class Settings:
@@ -55,7 +58,7 @@ class Settings:
         """The line that reproduces a part."""
         name = part.removeprefix("fig") if part.removeprefix("fig").isdigit() else part
         quick = " quick=true" if self.quick else ""
-        data = f" data={self.data}" if part == "fig4" else ""
+        data = f" data={self.data}" if part in IMAGE_PARTS else ""
         return f"sslmanifold reproduce figure={name} seed={self.seed}{data}{quick}"
 
 

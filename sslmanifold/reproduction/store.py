@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sslmanifold.reproduction.part import Result, Settings
+from sslmanifold.reproduction.part import IMAGE_PARTS, Result, Settings
 from sslmanifold.runs import atomic, finite_json
 from sslmanifold.version import __version__
 
@@ -23,7 +23,7 @@ class Store:
         return {
             "seed": settings.seed,
             "quick": settings.quick,
-            "data": settings.data if name == "fig4" else None,
+            "data": settings.data if name in IMAGE_PARTS else None,
             "version": __version__,
         }
 

@@ -9,6 +9,7 @@ def print_claims(claims: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """One line a statement, then where everything lies."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     colours = {"holds": "green", "holds as corrected": "yellow", "fails": "red"}
@@ -19,7 +20,7 @@ def print_claims(claims: Sequence[Mapping[str, Any]], folder: Path) -> None:
         value = "not finite" if claim["value"] is None else f"{claim['value']:.4g}"
         verdict = f"[{colours[claim['verdict']]}]{claim['verdict']}[/]"
         direction = {"<=": "≤", ">=": "≥"}[claim["direction"]]
-        table.add_row(claim["statement"], verdict, value, f"{direction} {claim['tolerance']:.4g}")
+        table.add_row(escape(claim["statement"]), verdict, value, f"{direction} {claim['tolerance']:.4g}")
     console = Console()
     console.print(table)
     console.print(f"{folder / 'README.md'}: the table with the figures", soft_wrap=True, highlight=False)

@@ -26,7 +26,9 @@ def data_sets(settings: Settings) -> dict[str, list[str]]:
         "gaussian": ["data=gaussian", "data.spectrum=[1.0,0.8,0.6,0.4,0.3,0.2,0.1,0.1]"],
         "digits": ["data=digits", "data.pca=20"],
     }
-    if settings.data == "mnist":
+    if settings.quick:
+        del sets["gaussian"]
+    elif settings.data == "mnist":
         sets["mnist"] = ["data=mnist", "data.per_class=50", "data.pca=20"]
         if settings.root:
             sets["mnist"].append(f"data.root={settings.root}")

@@ -103,17 +103,18 @@ def compute(settings: Settings) -> Result:
     repeats = settings.choose(6, 3)
     times: dict[str, list[float]] = {"samples": [], "moment": [], "ode": []}
     narrow_times: dict[str, list[float]] = {"samples": [], "ode": []}
+    odes_by_width: dict[int, Callable[[], Any]] = {}
     for h in settings.track((*narrow, *widths)):
         step, m = training_step(scene, h, by_samples, settings.seed)
-        # in turn, so that a busy moment of the machine meets both
-        training, ode = seconds(step, repeats), seconds(ode_step(scene, m), 30, 30)
-        if h in narrow:
-            narrow_times["samples"].append(training)
-            narrow_times["ode"].append(ode)
-            continue
-        times["samples"].append(training)
-        times["ode"].append(ode)
-        times["moment"].append(seconds(training_step(scene, h, by_moment, settings.seed)[0], repeats))
+        odes_by_width[h] = ode_step(scene, m)
+        (narrow_times if h in narrow else times)["samples"].append(seconds(step, repeats))
+        if h in widths:
+            times["moment"].append(seconds(training_step(scene, h, by_moment, settings.seed)[0], repeats))
+    # in rounds over the widths, so that a busy moment of the machine meets them all
+    rounds = [{h: seconds(step, 1, 50) for h, step in odes_by_width.items()} for _ in range(20)]
+    least = {h: min(each[h] for each in rounds) for h in odes_by_width}
+    times["ode"] = [least[h] for h in widths]
+    narrow_times["ode"] = [least[h] for h in narrow]
     ratio = times["samples"][widths.index(1000)] / times["ode"][widths.index(1000)]
     best_ratio = times["moment"][widths.index(1000)] / times["ode"][widths.index(1000)]
     h = np.array(widths, dtype=float)
@@ -121,7 +122,7 @@ def compute(settings: Settings) -> Result:
     growth = float(times["samples"][-1] / times["samples"][0])
     ode_growth = float(max(times["ode"]) / min(times["ode"]))
 
-    steps = settings.choose(150, 60)
+    steps = settings.choose(150, 100)
     overrides = [
         *chosen,
         f"optimizer.lr={settings.choose(0.1, 0.15) / scene.norm}",
@@ -142,7 +143,7 @@ def compute(settings: Settings) -> Result:
     setting = f"Figure 4; {name}, classes {CLASSES[0]} and {CLASSES[1]}, n = {n}, d = {d}, z = {Z}"
     evidence = (
         f"{setting}; least processor time of {repeats}, one thread, one step through the data and projection (float32) against one "
-        "Euler step (float64), in turn"
+        "Euler step (float64)"
     )
     claims = [
         Claim(
@@ -218,7 +219,7 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
     )
     left.axvline(facts["d"], color="#777777", linewidth=1)
     left.text(facts["d"], left.get_ylim()[1], " h = d", fontsize=8, color="#555555", va="top")
-    left.set(yscale="log", xlabel="width h", ylabel="time per step (ms)")
+    left.set(yscale="log", xlabel="width h", ylabel="processor time per step (ms)")
     left.set_title(f"Time: {facts['ratio']:.0f}× at h = 1000")
     left.legend(fontsize=8, loc="center right")
     right.plot(

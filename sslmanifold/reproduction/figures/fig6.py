@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def compute(settings: Settings) -> Result:
     """Trains half moons (z = 1, as Figure 3) and digits (z = 2) with L = 2, 3, 4 weight matrices."""
-    steps = settings.choose(800, 500)
+    steps = settings.choose(800, 600)
     scene = problem(HalfMoons(), settings.seed)
     arrays: dict[str, np.ndarray] = {"v1": scene.eigvecs[:, 0].numpy()}
     ends: dict[int, torch.Tensor] = {}
@@ -50,7 +50,11 @@ def compute(settings: Settings) -> Result:
             "model.hidden=70",
             "replicas=2",
         ]
-        overrides += [f"trainer.max_steps={2 * steps}", "optimizer.lr=0.1", "trainer.log_every_n_steps=100"]
+        overrides += [
+            f"trainer.max_steps={settings.choose(800, 400)}",
+            "optimizer.lr=0.2",
+            "trainer.log_every_n_steps=100",
+        ]
         run = trained(settings, "fig6", overrides, f"fig6_digits_layers{layers}")
         digits[layers] = torch.from_numpy(run.trajectory["embedding_final"])
     command = settings.command("fig6")
