@@ -35,7 +35,7 @@ class Store:
     def save(self, name: str, settings: Settings, result: Result, seconds: float, cpu: float) -> None:
         """Write a part; the json last, since it is what says that the part is finished."""
         with atomic(self.folder / f"{name}.npz") as temporary:
-            np.savez_compressed(temporary, **dict(result.arrays))
+            np.savez_compressed(temporary, **dict(result.arrays))  # type: ignore[arg-type]
         record = {
             "identity": self.identity(name, settings),
             "claims": [claim.to_dict() for claim in result.claims],

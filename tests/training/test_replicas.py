@@ -22,7 +22,8 @@ CASES = [
 def experiment(compose_config: Callable[..., dict[str, Any]], *overrides: str) -> Experiment:
     return Experiment(
         compose_config(
-            "data=half_moons", "callbacks=[]", "loss.evaluate=samples", "optimizer.lr=0.001", "trainer.precision=64-true",
+            "data=half_moons", "callbacks=[]", "loss.evaluate=samples", "optimizer.lr=0.001",
+                "trainer.precision=64-true",
             *overrides,
         )
     )  # fmt: skip

@@ -84,14 +84,16 @@ def compute(settings: Settings) -> Result:
             [
                 Check("smallest effective rank over z", min(
                     rank[c][n] / (2 if n == "half_moons" else 4) for c in spreading for n in sets), 0.7, ">="),
-                Check("smallest σ2/σ1 of the embedding", min(second[c][n] for c in spreading for n in sets), 0.25, ">="),
+                Check("smallest σ2/σ1 of the embedding",
+                      min(second[c][n] for c in spreading for n in sets), 0.25, ">="),
             ],
             evidence=evidence,
             command=command,
         ),
     ]  # fmt: skip
     caption = (
-        f"{', '.join(sets)} (images: 20 principal components), contrastive 1/n loss, linear network, z = 4 (half moons 2), "
+        f"{', '.join(sets)} (images: 20 principal components), contrastive 1/n loss, linear network, z = "
+        f"4 (half moons 2), "
         "learning rate 1/(20‖C‖)"
     )
     return Result(claims, arrays, {"sets": list(sets), "status": status}, caption)

@@ -91,7 +91,10 @@ def compute(settings: Settings) -> Result:
     same_stage = [arrays["gap_tanh"][1, i, epoch] for i, epoch in enumerate(matched)]
     worst = arrays["gap_tanh"][0].max(-1)
     command = settings.command("fig2")
-    grid = f"{len(widths)} widths {widths[0]} … {widths[-1]}, {starts} starts, {epochs} epochs, η = {ETA} on the 1/n loss"
+    grid = (
+        f"{len(widths)} widths {widths[0]} … {widths[-1]}, {starts} starts, {epochs} epochs, η = {ETA} on the "
+        "1/n loss"
+    )
     evidence = f"Figure 2; half moons, {grid}, the orthogonality of Eq. 11"
     values = {name: arrays[f"gap_{name}"][0, :, -1] for name in ACTIVATIONS}
     claims = [
@@ -99,11 +102,13 @@ def compute(settings: Settings) -> Result:
             "Conjecture 1: ‖u_t^φ − u_t^I‖ → 0 for all t > 0 as h → ∞ (tanh)",
             [
                 Check("slope in log h of the mean gap after training", slope("tanh", 0, -1), -0.3),
-                Check("slope in log h of the largest mean gap on the way", loglog_slope(widths, torch.from_numpy(worst)), -0.3),
+                Check("slope in log h of the largest mean gap on the way",
+                      loglog_slope(widths, torch.from_numpy(worst)), -0.3),
                 Check("slope of the relative gap, at t = log h/(8|λ1|) + const",
                       loglog_slope(widths, torch.tensor(same_stage)), -0.3),
             ],
-            evidence=f"{evidence}; gap {values['tanh'][0]:.3f} → {values['tanh'][-1]:.4f}. At a fixed t the absolute gap says "
+            evidence=f"{evidence}; gap {values['tanh'][0]:.3f} → {values['tanh'][-1]:.4f}. At a fixed t the absolute "
+            f"gap says "
             "little, since both outputs of a wide net are still near zero: the relative gap is checked too",
             command=command,
         ),
@@ -113,8 +118,10 @@ def compute(settings: Settings) -> Result:
                 Check("slope in log h of the mean gap after training", slope("relu", 0, -1), -0.1),
                 Check("the same, relative gap", slope("relu", 1, -1), -0.1),
             ],
-            evidence=f"{evidence}; gap after training {values['relu'][0]:.3f} → {values['relu'][-1]:.3f}; at the start the "
-            f"absolute gap falls (slope {slope('relu', 0, 0):.2f}), but only because both outputs shrink: the relative one "
+            evidence=f"{evidence}; gap after training {values['relu'][0]:.3f} → {values['relu'][-1]:.3f}; at the "
+            f"start the "
+            f"absolute gap falls (slope {slope('relu', 0, 0):.2f}), but only because both outputs shrink: "
+            f"the relative one "
             f"does not (slope {slope('relu', 1, 0):.2f})",
             command=command,
         ),
@@ -132,7 +139,8 @@ def compute(settings: Settings) -> Result:
         ),
     ]  # fmt: skip
     caption = (
-        f"Half moons, n = {n}, contrastive loss, z = 2, orthonormal weights; {grid}; means over starts (bars: one standard "
+        f"Half moons, n = {n}, contrastive loss, z = 2, orthonormal weights; {grid}; means over starts "
+        f"(bars: one standard "
         "deviation); root mean square over the training points"
     )
     return Result(claims, arrays, {"widths": list(widths), "starts": starts}, caption)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslmanifold.constraints import NetworkShape, make_constraint
-from sslmanifold.data import MNIST, Digits, PairData
+from sslmanifold.data import MNIST, Digits, PairData, TripletBatch
 from sslmanifold.data.samples import Samples
 from sslmanifold.plots.style import OKABE_ITO
 from sslmanifold.reproduction.claims import Check, Claim
@@ -73,7 +73,8 @@ def svm_accuracy(samples: Samples, m: Tensor) -> float:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
-    assert samples.train_y is not None and samples.test_y is not None
+    assert samples.train_y is not None
+    assert samples.test_y is not None
     model = make_pipeline(StandardScaler(), LinearSVC(dual=False, tol=1e-6, max_iter=5000))
     model.fit((samples.train_x @ m).numpy(), samples.train_y.numpy())
     return float(model.score((samples.test_x @ m).numpy(), samples.test_y.numpy()))
@@ -98,7 +99,8 @@ def compute(settings: Settings) -> Result:
     n, d = scene.x.shape
     widths = settings.choose((800, 1000, 2000, 4000), (800, 1000, 2000))
     narrow = (d // 4, d // 2)
-    batch = type(scene.batch)(*(None if part is None else part.float() for part in scene.batch))
+    assert scene.batch.negatives is not None
+    batch = TripletBatch(scene.x.float(), scene.batch.positives.float(), scene.batch.negatives.float())
     by_samples, by_moment = triplet_loss(batch), moment_loss(scene.moment.float())
     repeats = settings.choose(6, 3)
     times: dict[str, list[float]] = {"samples": [], "moment": [], "ode": []}
@@ -117,7 +119,6 @@ def compute(settings: Settings) -> Result:
     narrow_times["ode"] = [least[h] for h in narrow]
     ratio = times["samples"][widths.index(1000)] / times["ode"][widths.index(1000)]
     best_ratio = times["moment"][widths.index(1000)] / times["ode"][widths.index(1000)]
-    h = np.array(widths, dtype=float)
     slope = loglog_slope(widths, torch.tensor(times["samples"]))
     growth = float(times["samples"][-1] / times["samples"][0])
     ode_growth = float(max(times["ode"]) / min(times["ode"]))
@@ -132,7 +133,11 @@ def compute(settings: Settings) -> Result:
     run = trained(settings, "fig4", overrides, "fig4")
     maps, odes = (torch.from_numpy(run.trajectory[key][:, 0]) for key in ("m", "ode_m"))
     accuracy = np.array([[svm_accuracy(scene.samples, m) for m in path] for path in (maps, odes)])
-    arrays: dict[str, np.ndarray] = {"h": h, "narrow": np.array(narrow), "accuracy": accuracy}
+    arrays: dict[str, np.ndarray] = {
+        "h": np.array(widths, dtype=float),
+        "narrow": np.array(narrow),
+        "accuracy": accuracy,
+    }
     arrays |= {f"time_{key}": np.array(values) for key, values in times.items()}
     arrays |= {f"narrow_{key}": np.array(values) for key, values in narrow_times.items()}
     arrays["steps"] = run.trajectory["steps"]
@@ -142,14 +147,16 @@ def compute(settings: Settings) -> Result:
     command = settings.command("fig4")
     setting = f"Figure 4; {name}, classes {CLASSES[0]} and {CLASSES[1]}, n = {n}, d = {d}, z = {Z}"
     evidence = (
-        f"{setting}; least processor time of {repeats}, one thread, one step through the data and projection (float32) against one "
+        f"{setting}; least processor time of {repeats}, one thread, one step through the data and "
+        f"projection (float32) against one "
         "Euler step (float64)"
     )
     claims = [
         Claim(
             "Section 4.2, Figure 4: a step of the differential equation is significantly faster than a training step",
             [
-                Check("training step over ODE step at h = 1000, through the data", ratio, 100.0 if d > 500 else 10.0, ">="),
+                Check("training step over ODE step at h = 1000, through the data",
+                      ratio, 100.0 if d > 500 else 10.0, ">="),
                 Check("least ratio over all widths", min(a / b for a, b in zip(
                     times["samples"] + narrow_times["samples"], times["ode"] + narrow_times["ode"], strict=True)),
                     1.0, ">="),
@@ -175,17 +182,21 @@ def compute(settings: Settings) -> Result:
         Claim(
             "Section 4.2, Figure 4: a linear SVM does as well on the ODE's embedding as on the trained one",
             [
-                Check("difference of test accuracies at convergence", float(abs(accuracy[0, -1] - accuracy[1, -1])), 0.01),
+                Check("difference of test accuracies at convergence",
+                      float(abs(accuracy[0, -1] - accuracy[1, -1])), 0.01),
                 Check("largest relative deviation of the embeddings", float(run.summary["ode/deviation"]), 0.05),
             ],
-            evidence=f"{setting}, h = 1000, {steps} steps; accuracy {accuracy[0, -1]:.3f} trained, {accuracy[1, -1]:.3f} ODE, "
+            evidence=f"{setting}, h = 1000, {steps} steps; accuracy {accuracy[0, -1]:.3f} trained, "
+            f"{accuracy[1, -1]:.3f} ODE, "
             f"{len(scene.samples.test_x)} test images",
             command=command,
         ),
     ]  # fmt: skip
     caption = (
-        f"{name}, classes {CLASSES[0]} and {CLASSES[1]}, n = {n}, d = {d}, z = {Z}, contrastive 1/n loss; times: one thread, least "
-        f"processor time of {repeats}; at h = 1000 an ODE step is {ratio:.0f} times as fast as a training step; accuracy: linear SVM "
+        f"{name}, classes {CLASSES[0]} and {CLASSES[1]}, n = {n}, d = {d}, z = {Z}, contrastive 1/n "
+        f"loss; times: one thread, least "
+        f"processor time of {repeats}; at h = 1000 an ODE step is {ratio:.0f} times as fast as a "
+        f"training step; accuracy: linear SVM "
         f"on {len(scene.samples.test_x)} test images, h = 1000"
     )
     return Result(claims, arrays, {"name": name, "d": d, "ratio": ratio}, caption)
@@ -212,7 +223,8 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
         )
     for key, colour, marker in (("samples", "vermillion", "o"), ("ode", "blue", "^")):
         left.plot(
-            arrays["narrow"], 1e3 * arrays[f"narrow_{key}"], ":", marker=marker, color=OKABE_ITO[colour], markerfacecolor="white"
+            arrays["narrow"], 1e3 * arrays[f"narrow_{key}"], ":", marker=marker, color=OKABE_ITO[colour],
+                markerfacecolor="white"
         )  # fmt: skip
     left.plot(
         [], [], ":", marker="o", color="black", markerfacecolor="white", label="h < d: orthonormal rows of W1"

@@ -73,7 +73,8 @@ def compute(settings: Settings) -> Result:
         )
     ]
     caption = (
-        "Eq. 9 solved from Haar weights, h = 100, 1/n loss; half moons, n = 200 (d = 2, which has no v3) for z = 1, 2; for "
+        "Eq. 9 solved from Haar weights, h = 100, 1/n loss; half moons, n = 200 (d = 2, which has no "
+        "v3) for z = 1, 2; for "
         f"z = 3 with three Gaussian coordinates of standard deviation {', '.join(map(str, NOISE))} added (d = 5)"
     )
     return Result(claims, arrays, {"dims": {str(z): d for z, d in dims.items()}}, caption)

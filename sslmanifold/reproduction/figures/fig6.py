@@ -73,13 +73,15 @@ def compute(settings: Settings) -> Result:
                     1e-2,
                 ),
             ],
-            evidence=f"Figure 6; training by Eq. 11, {steps} steps; half moons: six starts; largest relative deviation from "
+            evidence=f"Figure 6; training by Eq. 11, {steps} steps; half moons: six starts; largest relative "
+            f"deviation from "
             f"the exact deep flow {max(followed):.3f}",
             command=command,
         )
     ]
     caption = (
-        "Half moons, n = 200, contrastive 1/n loss, z = 1, h = 30, square hidden layers, orthonormal weights, η = 0.01, plain "
+        "Half moons, n = 200, contrastive 1/n loss, z = 1, h = 30, square hidden layers, orthonormal "
+        "weights, η = 0.01, plain "
         "step and projection (κ = 1), six starts (loss: mean)"
     )
     return Result(claims, arrays, {"best": float(scene.eigvals[0])}, caption)

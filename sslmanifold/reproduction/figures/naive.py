@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Z = 3
 
 
-def explicit_velocity(dynamics: KernelDynamics, scene: Problem, kernel: Kernel, u: Tensor, l: int) -> Tensor:  # noqa: E741
+def explicit_velocity(dynamics: KernelDynamics, scene: Problem, kernel: Kernel, u: Tensor, l: int) -> Tensor:
     """Eq. 5's right-hand side of component l at every point, summed term by term as printed, (N,)."""
     n = scene.x.shape[0]
     x = dynamics.points
@@ -124,7 +124,10 @@ def compute(settings: Settings) -> Result:
             command=command,
         ),
     ]
-    caption = f"Half moons, n = {n}, z = {Z}, Gaussian starts; exact solutions of Eq. 5 (contrastive, summed loss) and Eq. 3"
+    caption = (
+        f"Half moons, n = {n}, z = {Z}, Gaussian starts; exact solutions of Eq. 5 (contrastive, summed loss) and of "
+        "Eq. 3"
+    )
     return Result(claims, arrays, {}, caption)
 
 

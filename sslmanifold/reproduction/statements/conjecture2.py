@@ -65,9 +65,11 @@ def compute(settings: Settings) -> Result:
                 Check("largest 1 − ‖P v_i‖, i ≤ z, spectra with λ_z < λ_{z+1}", worst, 1e-6),
                 Check("1 − least cosine of span(q) to the eigenspaces ≤ λ_z, all spectra", worst_tied, 1e-6),
             ],
-            correction="where λ_z = λ_{z+1} the eigenvectors v_z are not unique: the limit lies in the eigenspaces up to "
+            correction="where λ_z = λ_{z+1} the eigenvectors v_z are not unique: the limit lies in the eigenspaces up "
+            "to "
             "λ_z, and which part of the tied one depends on the start",
-            evidence=f"{count} random spectra ({repeats} with repeats, {zeros} with zeros, {int(ties.sum())} tied at z), "
+            evidence=f"{count} random spectra ({repeats} with repeats, {zeros} with zeros, {int(ties.sum())} tied at "
+            f"z), "
             f"d = {D}, z = {Z}, widths from d up; Eq. 9 integrated to t = 150/‖Λ‖",
             command=command,
         )

@@ -1,4 +1,4 @@
-"""Proposition 2 and Section 3's penalties: Frobenius norms, as constraint or as regulariser, do not prevent collapse."""
+"""Proposition 2 and Section 3's penalties: Frobenius norms, as constraint or penalty, do not prevent collapse."""
 
 import torch
 from torch import Tensor

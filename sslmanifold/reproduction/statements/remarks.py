@@ -102,7 +102,8 @@ def compute(settings: Settings) -> Result:
             command=command,
         ),
         Claim(
-            "Remark 3: under a fixed projector u(x) = AΘx all components have identical, separate dynamics and collapse",
+            "Remark 3: under a fixed projector u(x) = AΘx all components have identical, separate dynamics "
+            "and collapse",
             [Check("‖∂u̇_l/∂u_j, l ≠ j‖/‖all‖", mixing, 1e-10)],
             [Check("σ2/σ1 of the embedding, late", float(sigma[1] / sigma[0]), 1e-6)],
             correction="components are coupled through AAᵀ; the normalised embedding still collapses to one dimension",

@@ -61,7 +61,7 @@ def compute(settings: Settings) -> Result:
 
     run = runs[2]
     samples, moment = _digits(settings)
-    eigvals, v = eigenbasis(moment)
+    _, v = eigenbasis(moment)
     m = run.model.map().detach().double()[0]
     q = v.mT @ m
     through = samples.test_x @ v @ q
