@@ -38,7 +38,7 @@ def data_sets(settings: Settings) -> dict[str, list[str]]:
 def compute(settings: Settings) -> Result:
     """One run for each constraint and data set, with the learning rate the package chooses."""
     sets = data_sets(settings)
-    steps = settings.choose(1500, 400)
+    steps = settings.choose(800, 400)
     arrays: dict[str, np.ndarray] = {}
     rank: dict[str, dict[str, float]] = {name: {} for name in CONSTRAINTS}
     second: dict[str, dict[str, float]] = {name: {} for name in CONSTRAINTS}

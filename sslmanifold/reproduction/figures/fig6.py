@@ -44,6 +44,7 @@ def compute(settings: Settings) -> Result:
     digits = {}
     for layers in (2, 3, 4):
         overrides = [
+            "~callbacks.ode",
             "data=digits",
             f"model.layers={layers}",
             "model.embedding=2",
