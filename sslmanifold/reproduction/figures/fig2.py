@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = ("sigmoid", "relu", "tanh")
 ETA = 0.01
+# halfway between a gap that stays and one that falls at the rate of Theorem 1
+NOT_VANISHING = -0.25
 # replicas × points × width of one batch of trainings: larger ones are limited by memory, and slower
 BATCH_ELEMENTS = 200_000
 
@@ -129,7 +131,7 @@ def compute(settings: Settings) -> Result:
             "Section 3.2: for sigmoid the difference grows with the width",
             [Check("slope in log h of the mean gap after training", slope("sigmoid", 0, -1), 0.1, ">=")],
             [
-                Check("slope in log h of the mean gap after training, least", slope("sigmoid", 0, -1), -0.15, ">="),
+                Check("slope in log h of the mean gap after training, least", slope("sigmoid", 0, -1), NOT_VANISHING, ">="),
                 Check("slope in log h of the relative gap at the start", slope("sigmoid", 1, 0), 0.3, ">="),
             ],
             correction="the difference does not vanish with the width: it stays as large in absolute terms and grows "
