@@ -131,7 +131,8 @@ def compute(settings: Settings) -> Result:
             "Section 3.2: for sigmoid the difference grows with the width",
             [Check("slope in log h of the mean gap after training", slope("sigmoid", 0, -1), 0.1, ">=")],
             [
-                Check("slope in log h of the mean gap after training, least", slope("sigmoid", 0, -1), NOT_VANISHING, ">="),
+                Check("slope in log h of the mean gap after training, least",
+                      slope("sigmoid", 0, -1), NOT_VANISHING, ">="),
                 Check("slope in log h of the relative gap at the start", slope("sigmoid", 1, 0), 0.3, ">="),
             ],
             correction="the difference does not vanish with the width: it stays as large in absolute terms and grows "
