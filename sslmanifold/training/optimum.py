@@ -15,6 +15,10 @@ from sslmanifold.training.observer import Observer
 
 # points in time at which the flow is asked whether it has arrived
 _GRID = 400
+# how far ahead it is asked, in units of 1/‖Λ‖₂: 2,000 steps of the default size. Beyond, solving costs more than a
+# prediction is worth before training; `sslmanifold dynamics` goes any distance.
+_HORIZON = 100.0
+_LONGEST = 100_000
 
 
 @dataclass(kw_only=True)
@@ -26,7 +30,7 @@ class Optimum(Observer):
 
     * ``predicted/limit_rank``: rank of the limit of the map, under orthogonality;
     * ``predicted/steps_to_tolerance``: from the exact flow of these initial weights and this learning rate,
-      under orthogonality with full batches; absent where the run is too short for it;
+      under orthogonality with full batches; absent where the run ends before, or it lies beyond t = 100/‖Λ‖₂;
     * ``predicted/largest_stable_step``: above it gradient descent leaves the optimum, under orthogonality;
     * ``seen/steps_to_tolerance``: the first step after which the gap is below the tolerance.
 
@@ -85,21 +89,18 @@ class Optimum(Observer):
         if not entries or not module.full_batch:
             return entries
         lr = float(trainer.optimizers[0].param_groups[0]["initial_lr"])
-        steps = torch.arange(trainer.max_steps + 1)
-        factors = [module.schedule(step) for step in range(trainer.max_steps)]
-        times = lr * torch.tensor([0.0, *factors], dtype=torch.float64).cumsum(0)  # (steps + 1,)
-        chosen = (
-            (torch.linspace(0, 1, _GRID, dtype=torch.float64) ** 2 * trainer.max_steps)
-            .round()
-            .long()
-            .unique()
-        )
+        assert module.eigvals is not None
+        end, times = _HORIZON / float(module.eigvals.abs().max()), [0.0]
+        while len(times) <= min(trainer.max_steps, _LONGEST) and times[-1] <= end:
+            times.append(times[-1] + lr * module.schedule(len(times) - 1))
+        spaced = torch.linspace(0, 1, _GRID, dtype=torch.float64) ** 2 * (len(times) - 1)
+        chosen = spaced.round().long().unique()
         weights = [weight.detach().double().cpu() for weight in module.network.weights]
-        solved = constraint.solve(moment, shape, weights, times[chosen])
+        solved = constraint.solve(moment, shape, weights, torch.tensor(times, dtype=torch.float64)[chosen])
         worst = self._gap(module, solved.loss).amax(-1)  # (T, S) -> (T,)
         reached = (worst <= self.tolerance).nonzero()
         if reached.numel():
-            entries["predicted/steps_to_tolerance"] = int(steps[chosen][int(reached[0])])
+            entries["predicted/steps_to_tolerance"] = int(chosen[int(reached[0])])
         return entries
 
     def measure(self, module: SSLModule) -> dict[str, Tensor]:
