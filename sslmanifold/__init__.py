@@ -21,7 +21,9 @@ __all__ = ["__version__", *_PUBLIC]
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'sslmanifold' has no attribute {name!r}: public names are {', '.join(__all__)}")
+    raise AttributeError(
+        f"module 'sslmanifold' has no attribute {name!r}: public names are {', '.join(__all__)}"
+    )
 
 
 def __dir__() -> list[str]:

@@ -48,4 +48,6 @@ def test_momentum_runs_on_effective_time(train: Callable[..., Run], nesterov: st
     assert "effective time" in runs[1].summary["ode/meaning"]
     assert fine < 0.6 * coarse
     plain = run(train, 0.001, time=0.4).summary["ode/deviation_max"]
-    assert fine < 2 * plain / (1 - 0.8) ** 2  # the inertia of the buffer: O(lr/(1 − μ)²), measured 1.5 times that
+    assert (
+        fine < 2 * plain / (1 - 0.8) ** 2
+    )  # the inertia of the buffer: O(lr/(1 − μ)²), measured 1.5 times that
