@@ -158,7 +158,8 @@ class _Training:
             if lowest is not None and lowest < 0 and module.optimum() is None:
                 reason += (
                     f"; the theory predicts it: constraint={self.experiment.constraint.name} has no minimum "
-                    f"where C has a negative eigenvalue (λ1 = {lowest:.4g}). Set constraint=orthogonal, operator_norm or scaled"
+                    f"where C has a negative eigenvalue (λ1 = {lowest:.4g}). "
+                    "Set constraint=orthogonal, operator_norm or scaled"
                 )
             else:
                 reason += (
