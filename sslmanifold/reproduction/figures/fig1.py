@@ -25,7 +25,7 @@ def compute(settings: Settings) -> Result:
     loss: dict[str, np.ndarray] = {}
     replicas = 5
     for name in settings.track(CONSTRAINTS):
-        steps = [] if name == "unconstrained" else [f"trainer.max_steps={settings.choose(500, 300)}"]
+        steps = [] if name == "unconstrained" else [f"trainer.max_steps={settings.choose(500, 200)}"]
         run = trained(settings, f"fig1_{name}", steps)
         loss[name] = np.array([run.metrics[f"train/loss_r{i}"] for i in range(replicas)])  # (S, T)
         arrays[f"loss_{name}"] = loss[name]

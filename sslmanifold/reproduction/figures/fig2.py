@@ -49,7 +49,7 @@ def repeated_negatives_loss(points: Tensor, n: int, indices: Tensor) -> Loss:
 def compute(settings: Settings) -> Result:
     """Trains every width, activation and start twice, with φ and without, from the same weights (float32)."""
     widths = settings.choose((10, 20, 35, 60, 100, 180, 300, 500, 700, 1000), (10, 30, 60, 100, 300))
-    epochs, starts = settings.choose(100, 40), settings.choose(10, 16)
+    epochs, starts = settings.choose(100, 40), settings.choose(10, 12)
     data = HalfMoons()
     scene = problem(data, settings.seed)
     n = scene.x.shape[0]

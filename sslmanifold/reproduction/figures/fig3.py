@@ -46,7 +46,7 @@ def first_below(gap: Tensor, tolerance: float) -> Tensor:
 
 def compute(settings: Settings) -> Result:
     """Trains each width with SSLModule at η and η/2, and steps the equations from the same starts."""
-    steps = settings.choose(600, 450)
+    steps = settings.choose(600, 400)
     scene = problem(HalfMoons(), settings.seed)
     best = float(scene.eigvals[0])
     arrays: dict[str, np.ndarray] = {"v1": scene.eigvecs[:, 0].numpy(), "eigvals": scene.eigvals.numpy()}

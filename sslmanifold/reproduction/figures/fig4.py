@@ -102,7 +102,7 @@ def compute(settings: Settings) -> Result:
     assert scene.batch.negatives is not None
     batch = TripletBatch(scene.x.float(), scene.batch.positives.float(), scene.batch.negatives.float())
     by_samples, by_moment = triplet_loss(batch), moment_loss(scene.moment.float())
-    repeats = settings.choose(6, 3)
+    repeats = settings.choose(6, 2)
     times: dict[str, list[float]] = {"samples": [], "moment": [], "ode": []}
     narrow_times: dict[str, list[float]] = {"samples": [], "ode": []}
     odes_by_width: dict[int, Callable[[], Any]] = {}
@@ -186,7 +186,7 @@ def compute(settings: Settings) -> Result:
                       float(abs(accuracy[0, -1] - accuracy[1, -1])), 0.01),
                 Check("largest relative deviation of the embeddings", float(run.summary["ode/deviation"]), 0.05),
             ],
-            evidence=f"{setting}, h = 1000, {steps} steps; accuracy {accuracy[0, -1]:.3f} trained, "
+            evidence=f"{setting}, h = {trained_width}, {steps} steps; accuracy {accuracy[0, -1]:.3f} trained, "
             f"{accuracy[1, -1]:.3f} ODE, "
             f"{len(scene.samples.test_x)} test images",
             command=command,
@@ -197,7 +197,7 @@ def compute(settings: Settings) -> Result:
         f"loss; times: one thread, least "
         f"processor time of {repeats}; at h = 1000 an ODE step is {ratio:.0f} times as fast as a "
         f"training step; accuracy: linear SVM "
-        f"on {len(scene.samples.test_x)} test images, h = 1000"
+        f"on {len(scene.samples.test_x)} test images, h = {trained_width}"
     )
     return Result(claims, arrays, {"name": name, "d": d, "ratio": ratio}, caption)
 

@@ -47,7 +47,7 @@ def minimise(
 def compute(settings: Settings) -> Result:
     """Each problem by (projected or Riemannian) gradient descent on random C, above and below h = d + z − m."""
     generator = streams(settings.seed, 1)[0]
-    moments = random_moments(settings.choose(12, 6), generator)
+    moments = random_moments(settings.choose(12, 4), generator)
     eigvals = torch.linalg.eigvalsh(moments)
     wide, edge, narrow = D + Z + 2, D + Z - NEGATIVE, D
     items = {
