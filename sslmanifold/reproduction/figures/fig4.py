@@ -131,6 +131,7 @@ def compute(settings: Settings) -> Result:
     ]
     overrides += [f"trainer.log_every_n_steps={steps // 10}"]
     run = trained(settings, "fig4", overrides, "fig4")
+    trained_width = run.summary["hidden"]
     maps, odes = (torch.from_numpy(run.trajectory[key][:, 0]) for key in ("m", "ode_m"))
     accuracy = np.array([[svm_accuracy(scene.samples, m) for m in path] for path in (maps, odes)])
     arrays: dict[str, np.ndarray] = {
