@@ -123,13 +123,13 @@ def compute(settings: Settings) -> Result:
     growth = float(times["samples"][-1] / times["samples"][0])
     ode_growth = float(max(times["ode"]) / min(times["ode"]))
 
-    steps = settings.choose(150, 100)
+    steps = settings.choose(150, 60)
     overrides = [
         *chosen,
-        f"optimizer.lr={settings.choose(0.1, 0.15) / scene.norm}",
+        f"optimizer.lr={settings.choose(0.1, 0.2) / scene.norm}",
         f"trainer.max_steps={steps}",
     ]
-    overrides += [f"trainer.log_every_n_steps={steps // 10}"]
+    overrides += [f"trainer.log_every_n_steps={steps // 10}", f"model.hidden={settings.choose(1000, 800)}"]
     run = trained(settings, "fig4", overrides, "fig4")
     trained_width = run.summary["hidden"]
     maps, odes = (torch.from_numpy(run.trajectory[key][:, 0]) for key in ("m", "ode_m"))
