@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = ("sigmoid", "relu", "tanh")
 ETA = 0.01
-# halfway between a gap that stays and one that falls at the rate of Theorem 1
-NOT_VANISHING = -0.25
+# a gap that stays has slope 0, one that falls at the rate of Theorem 1 has −0.5
+NOT_VANISHING = -0.15
 # replicas × points × width of one batch of trainings: larger ones are limited by memory, and slower
 BATCH_ELEMENTS = 200_000
 
