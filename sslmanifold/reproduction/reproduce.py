@@ -95,6 +95,7 @@ def draw(part: Part, settings: Settings, store: Store) -> None:
             for kind, key in (("png", "Description"), ("pdf", "Subject")):
                 with atomic(settings.folder / "figures" / f"{name}.{kind}") as temporary:
                     figure.savefig(temporary, format=kind, metadata={"Title": part.title, key: caption})
+                figure.set_layout_engine("none")  # laid out once; the second file takes it over
             plt.close(figure)
 
 
