@@ -27,8 +27,9 @@ def task(config: DictConfig) -> None:
     from threadpoolctl import threadpool_limits
 
     from sslmanifold.config.check import validated
+    from sslmanifold.reproduction.gallery import write_gallery
     from sslmanifold.reproduction.options import reproduce_options, settings_of
-    from sslmanifold.reproduction.reproduce import chosen_parts, reproduce
+    from sslmanifold.reproduction.reproduce import chosen_parts, figure_files, reproduce
     from sslmanifold.reproduction.table import print_claims
 
     options = reproduce_options(**validated(reproduce_options, plain(config), ""))
@@ -40,6 +41,8 @@ def task(config: DictConfig) -> None:
     torch.set_num_threads(options["threads"])
     with threadpool_limits(options["threads"]):
         claims = reproduce(parts, settings, force=options["force"], progress=_bar)
+    if options["gallery"]:
+        write_gallery(figure_files(parts, settings), Path(options["gallery"]))
     print_claims(claims, folder)
 
 

@@ -17,6 +17,7 @@ def reproduce_options(
     data: Literal["auto", "mnist", "digits"] = "auto",
     root: str | None = None,
     threads: Annotated[int, Field(gt=0)] = 1,
+    gallery: str | None = None,
 ) -> dict[str, Any]:
     """The keys of ``conf/reproduce.yaml``; the signature is their schema."""
     return {
@@ -27,6 +28,7 @@ def reproduce_options(
         "data": data,
         "root": root,
         "threads": threads,
+        "gallery": gallery,
     }
 
 

@@ -79,6 +79,11 @@ def figure_names(part: Part, settings: Settings) -> list[str]:
     )
 
 
+def figure_files(parts: Sequence[Part], settings: Settings) -> list[Path]:
+    """The PNGs of these parts."""
+    return [settings.folder / "figures" / f"{n}.png" for part in parts for n in figure_names(part, settings)]
+
+
 def draw(part: Part, settings: Settings, store: Store) -> None:
     """Figures of a finished part as PNG and PDF, with data, seeds and command beneath and in the metadata."""
     if part.draw is None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def call(folder: Path, *overrides: str, data: Path | None = None) -> subprocess.
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reproduce")
-    finished = call(folder, "figure=[naive,5,theorem3]")
+    finished = call(folder, "figure=[naive,5,theorem3]", f"gallery={folder}/gallery")
     assert finished.returncode == 0, finished.stderr
     return folder
 
@@ -53,6 +54,31 @@ def test_figures_claims_and_readme(written: Path) -> None:
             assert "Seed 0" in image.info["Description"]
             assert "sslmanifold reproduce figure=" in image.info["Description"]
             assert "alf moons" in image.info["Description"]
+
+
+def test_the_gallery_is_small_and_says_where_it_comes_from(written: Path) -> None:
+    for name in ("naive", "fig5"):
+        with (
+            Image.open(written / "out" / "figures" / f"{name}.png") as full,
+            Image.open(written / "gallery" / f"{name}.png") as small,
+        ):
+            assert small.width == min(1300, full.width)
+            assert small.info["Description"] == full.info["Description"]
+            assert abs(small.width / small.height - full.width / full.height) < 0.01
+
+
+def test_the_readme_gallery_was_made_by_the_full_command() -> None:
+    root = Path(__file__).parents[2]
+    shown = re.findall(r"\((docs/gallery/\w+\.png)\)", (root / "README.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(f"docs/gallery/{path.name}" for path in (root / "docs/gallery").iterdir())
+    drawn = [name for name, part in PARTS.items() if part.draw is not None]
+    assert sorted(drawn) == sorted(Path(path).stem for path in shown)
+    for path in shown:
+        assert (root / path).stat().st_size < 200_000
+        with Image.open(root / path) as image:
+            command = image.info["Description"].rsplit("sslmanifold reproduce figure=", 1)[1]
+            assert "seed=0" in command
+            assert "quick" not in command
 
 
 def test_a_finished_part_is_kept_unless_forced_or_asked_with_another_seed(written: Path) -> None:

@@ -126,7 +126,7 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
         )
         lower.set(xscale="log", xlabel="step", ylabel="effective rank of the embedding", ylim=(0.9, None))
         lower.axhline(1, color="#777777", linewidth=1, linestyle=":")
-    axes[0, 0].legend(fontsize=8, loc="lower left")
+    axes[0, 0].legend(fontsize=8, loc="upper right")
     return {"constraints": figure}
 
 

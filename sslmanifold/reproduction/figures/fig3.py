@@ -252,7 +252,7 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
             legend = CURVES[name] if halving == 1 else None
             right.semilogy(y, style, color=colour, alpha=alpha, linewidth=2.2 - halving * 0.4, label=legend)
     right.axhline(0.02, color="#777777", linewidth=1)
-    right.text(1, 0.022, "2 %", fontsize=8, color="#555555")
+    right.text(398, 0.022, "2 %", fontsize=8, color="#555555", ha="right")
     right.plot([], [], color="#555555", alpha=0.5, linewidth=1.4, label="paler: η/2, at the same time")
     right.set(
         xlabel="step of η (time = 0.01 × step)",
