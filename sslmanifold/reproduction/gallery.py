@@ -26,7 +26,7 @@ def write_gallery(figures: Iterable[Path], folder: Path) -> list[Path]:
             information = PngInfo()
             for key in ("Title", "Description"):
                 information.add_itxt(key, image.info[key])
-            # no dithering, and a method that does not average a thin line's colour with its neighbours
+            # no dithering, and a method that leaves the colours of thin lines as they are
             plain = small.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
             with atomic(folder / path.name) as temporary:
                 plain.save(temporary, format="PNG", pnginfo=information, optimize=True)
