@@ -1,6 +1,5 @@
 """Riemannian Adam with torch's semantics and decoupled weight decay."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,12 +13,11 @@ from sslmanifold.geometry.bundles import (
     gather,
     refuse_weight_decay,
     scatter,
-    split,
 )
-from sslmanifold.geometry.parameter import assert_feasible
+from sslmanifold.geometry.stepping import RiemannianStepping
 
 
-class RiemannianAdam(geoopt.optim.RiemannianAdam):
+class RiemannianAdam(RiemannianStepping, geoopt.optim.RiemannianAdam):
     """Adam on manifolds; on plain parameters exactly ``torch.optim.AdamW`` (its own code).
 
     On a manifold, with g the Riemannian gradient and ⟨g, g⟩ the manifold's inner product::
@@ -45,6 +43,8 @@ class RiemannianAdam(geoopt.optim.RiemannianAdam):
 
     Source: Bécigneul & Ganea, "Riemannian adaptive optimization methods" (2019).
     """
+
+    decoupled = True
 
     def __init__(
         self,
@@ -79,33 +79,8 @@ class RiemannianAdam(geoopt.optim.RiemannianAdam):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; refuses weight decay where it means nothing."""
-        param_group.setdefault("max_norm", self._max_norm)
+        param_group.setdefault("max_norm", self._max_norm)  # geoopt's __init__ knows no max_norm
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        for p in group["params"]:
-            if isinstance(p, geoopt.ManifoldTensor):
-                refuse_weight_decay(p.manifold, group["weight_decay"], decoupled=True)
-
-    @torch.compiler.disable(
-        reason="a compiled step would treat manifold parameters as plain tensors; this step runs as it is"
-    )
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step; returns the closure's loss if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
-            plain, curved = split(group["params"])
-            if plain:
-                self._step_plain(group, plain)
-            if curved:
-                self._step_manifold(group, curved)
-            if group["stabilize"] is not None and group["step"] % group["stabilize"] == 0:
-                self.stabilize_group(group)
-        return loss
 
     def _start(self, p: Tensor, second: Tensor, amsgrad: bool) -> None:
         """State of a parameter at its first step; ``second`` has the shape of the second moment."""
@@ -119,12 +94,9 @@ class RiemannianAdam(geoopt.optim.RiemannianAdam):
             state[name] = torch.zeros_like(second, requires_grad=False, memory_format=torch.preserve_format)
 
     def _step_plain(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        grads = [p.grad for p in params if p.grad is not None]
+        grads = self._flat_gradients(group, params)
         if any(g.is_sparse for g in grads):
             raise RuntimeError("RiemannianAdam does not support sparse gradients")
-        if group["max_norm"] is not None:
-            flat = geoopt.Euclidean()
-            grads = [clip(flat, p, g, group["max_norm"]) for p, g in zip(params, grads, strict=True)]
         for p in params:
             if not self.state[p]:
                 self._start(p, p, group["amsgrad"])
@@ -149,17 +121,11 @@ class RiemannianAdam(geoopt.optim.RiemannianAdam):
         )
 
     def _step_manifold(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        verified = self.__dict__.setdefault("_verified", set())
         steps = []
         for p in params:
-            if p.grad.is_sparse:  # type: ignore[union-attr]
-                raise RuntimeError("RiemannianAdam does not support sparse gradients")
-            manifold = p.manifold  # type: ignore[attr-defined]
-            if id(p) not in verified:
-                assert_feasible(p, manifold, "a parameter")
-                verified.add(id(p))
             if not self.state[p]:
-                self._start(p, manifold.component_inner(p, p.grad), group["amsgrad"])
+                second = p.manifold.component_inner(p, p.grad)  # type: ignore[attr-defined]
+                self._start(p, second, group["amsgrad"])
             self.state[p]["step"] += 1
             steps.append(float(self.state[p]["step"]))
         for indices in bundle(params, group["foreach"], steps):

@@ -1,6 +1,5 @@
 """Riemannian stochastic gradient descent with torch's semantics."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,13 +13,12 @@ from sslmanifold.geometry.bundles import (
     gather,
     refuse_weight_decay,
     scatter,
-    split,
 )
-from sslmanifold.geometry.parameter import assert_feasible
+from sslmanifold.geometry.stepping import RiemannianStepping
 from sslmanifold.geometry.stiefel import Stiefel
 
 
-class RiemannianSGD(geoopt.optim.RiemannianSGD):
+class RiemannianSGD(RiemannianStepping, geoopt.optim.RiemannianSGD):
     """SGD on manifolds: x ← R_x(−lr·d), d the momentum average of Riemannian gradients.
 
     Plain parameters are stepped by ``torch.optim.sgd.sgd`` itself: the trajectory is that of
@@ -46,6 +44,8 @@ class RiemannianSGD(geoopt.optim.RiemannianSGD):
         UserError: weight decay on a Stiefel manifold; at the first step, a parameter off its manifold.
         ValueError: negative lr, momentum or weight decay; nesterov without momentum or with dampening.
     """
+
+    decoupled = False
 
     def __init__(
         self,
@@ -84,41 +84,9 @@ class RiemannianSGD(geoopt.optim.RiemannianSGD):
         # geoopt's own __init__ knows neither maximize nor foreach: go past it to the mixin and torch.
         super(geoopt.optim.RiemannianSGD, self).__init__(params, defaults, stabilize=stabilize)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch; refuses weight decay where it means nothing."""
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        for p in group["params"]:
-            if isinstance(p, geoopt.ManifoldTensor):
-                refuse_weight_decay(p.manifold, group["weight_decay"], decoupled=False)
-
-    @torch.compiler.disable(
-        reason="a compiled step would treat manifold parameters as plain tensors; this step runs as it is"
-    )
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step; returns the closure's loss if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
-            plain, curved = split(group["params"])
-            if plain:
-                self._step_plain(group, plain)
-            if curved:
-                self._step_manifold(group, curved)
-            if group["stabilize"] is not None and group["step"] % group["stabilize"] == 0:
-                self.stabilize_group(group)
-        return loss
-
     def _step_plain(self, group: dict[str, Any], params: list[Tensor]) -> None:
         momentum = group["momentum"]
-        grads = [p.grad for p in params if p.grad is not None]
-        if group["max_norm"] is not None:
-            flat = geoopt.Euclidean()
-            grads = [clip(flat, p, g, group["max_norm"]) for p, g in zip(params, grads, strict=True)]
+        grads = self._flat_gradients(group, params)
         buffers = [self.state[p].get("momentum_buffer") if momentum else None for p in params]
         sgd(
             params,
@@ -138,13 +106,6 @@ class RiemannianSGD(geoopt.optim.RiemannianSGD):
                 self.state[p]["momentum_buffer"] = buffer
 
     def _step_manifold(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        verified = self.__dict__.setdefault("_verified", set())
-        for p in params:
-            if p.grad.is_sparse:  # type: ignore[union-attr]
-                raise RuntimeError("RiemannianSGD does not support sparse gradients")
-            if id(p) not in verified:
-                assert_feasible(p, p.manifold, "a parameter")  # type: ignore[attr-defined]
-                verified.add(id(p))
         momentum = group["momentum"]
         started = ["momentum_buffer" in self.state[p] for p in params] if momentum else None
         for indices in bundle(params, group["foreach"], started):
