@@ -61,7 +61,10 @@ class Optimum(Observer):
             return
         if pl_module.steps_done == 0:
             self.predicted = self._predict(pl_module, trainer)
-        self._look(pl_module, trainer)
+        if self.seen is None:
+            self._look(pl_module, trainer)
+        elif self.stop:  # a run that was resumed after it had arrived
+            trainer.should_stop = True
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Any, pl_module: SSLModule, outputs: Any, batch: TripletBatch, batch_idx: int

@@ -40,6 +40,7 @@ CASES = {
     "tanh": ("model.activation=tanh",),
     "none": ("constraint=none", "loss=noncontrastive", "optimizer.lr=1e-5"),
     "deep": ("model=deep_linear",),
+    "optimum": ("callbacks=[spectrum,ode,optimum]", "callbacks.optimum.tolerance=0.3"),
     "online_probe": ("callbacks=[spectrum,online_probe]", "callbacks.online_probe.every_n_epochs=5"),
 }
 
@@ -108,6 +109,8 @@ def test_killed_and_resumed_is_uninterrupted(
             run_training(config | ({"ckpt_path": str(part)} if number else {}), part)
     kill_at(None)
     assert read_checkpoint(part / "checkpoints" / "last.ckpt")["sslmanifold"]["steps_done"] == 21
+    if case == "optimum":  # the tolerance is passed before the checkpoint that the run goes on from
+        assert 0 < whole.summary["seen/steps_to_tolerance"] < 21
     same_run(run_training(config | {"ckpt_path": str(part)}, part), whole)
 
 
