@@ -1,9 +1,16 @@
 """What a report says in words: how it ended, best and worst, collapse, predicted against seen, failures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sslmanifold.report.groups import Group, cell, data_names, mean_and_spread
-from sslmanifold.report.records import Record, full_rank, is_collapsed, swept_keys, swept_value
+from sslmanifold.report.records import (
+    Record,
+    full_rank,
+    is_collapsed,
+    is_short_of_optimum,
+    swept_keys,
+    swept_value,
+)
 
 # metric → (heading, whether larger is better; None where neither is)
 METRICS: dict[str, tuple[str, bool | None]] = {
@@ -70,22 +77,63 @@ def describe(record: Record, keys: Sequence[str]) -> str:
     return ", ".join(f"{key}={swept_value(record, key)}" for key in keys) or record.name
 
 
-def collapse_warnings(groups: Sequence[Group], records: Sequence[Record]) -> list[str]:
-    """ "none on half_moons: effective rank 1.02 of 2: collapsed (5 of 5 runs)", one line a group and data set."""
-    lines = []
+def _ranged(records: Sequence[Record], key: str, factor: float = 1.0) -> str:
+    """ "1.02" or "1.02 to 1.04": a summary number over runs."""
+    numbers = [factor * (r.number(key) or 0.0) for r in records]
+    low, high = f"{min(numbers):.3g}", f"{max(numbers):.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _where(
+    groups: Sequence[Group], records: Sequence[Record], condition: Callable[[Record], bool]
+) -> Iterator[tuple[str, list[Record], int]]:
+    """(group and data set, the runs there that meet the condition, how many runs there are) where some do."""
     for group in groups:
         for data in data_names(records):
             members = group.on(data)
-            fallen = [r for r in members if is_collapsed(r)]
-            if not fallen:
-                continue
-            ranks = [r.number("rank/effective") or 0.0 for r in fallen]
-            low, high = f"{min(ranks):.3g}", f"{max(ranks):.3g}"
-            rank = low if low == high else f"{low} to {high}"
-            lines.append(
-                f"{group.label} on {data}: effective rank {rank} of {full_rank(fallen[0])}: collapsed "
-                f"({len(fallen)} of {len(members)} runs)"
-            )
+            found = [r for r in members if condition(r)]
+            if found:
+                yield f"{group.label} on {data}", found, len(members)
+
+
+def collapse_warnings(groups: Sequence[Group], records: Sequence[Record]) -> list[str]:
+    """ "none on half_moons: effective rank 1.02 of 2: collapsed (5 of 5 runs)", one line a group and data set."""
+    return [
+        f"{name}: effective rank {_ranged(fallen, 'rank/effective')} of {full_rank(fallen[0])}: collapsed "
+        f"({len(fallen)} of {count} runs)"
+        for name, fallen, count in _where(groups, records, is_collapsed)
+    ]
+
+
+def shortfall_warnings(groups: Sequence[Group], records: Sequence[Record]) -> list[str]:
+    """ "scaled on digits: 6.1 % above the optimum L* (5 of 5 runs)", one line a group and data set."""
+    return [
+        f"{name}: {_ranged(short, 'train/optimality_gap', 100)} % above the optimum L* ({len(short)} of {count} runs)"
+        for name, short, count in _where(groups, records, is_short_of_optimum)
+    ]
+
+
+# what to write instead of a line that ended short of its optimum: it was still going down, or it wavered
+TO_THE_OPTIMUM = (
+    "a loss that still falls wants a larger trainer.max_steps; one that wavers wants scheduler=cosine or a "
+    "smaller optimizer.lr"
+)
+
+
+def advice(record: Record) -> list[str]:
+    """What a completed run's end suggests to write instead, one line each; empty where nothing does."""
+    lines: list[str] = []
+    if record.status != "completed":  # its reason says what to do
+        return lines
+    if is_collapsed(record) and record.summary.get("constraint") not in ("orthogonal", "operator_norm"):
+        rank = _ranged([record], "rank/effective")
+        lines.append(
+            f"effective rank {rank} of {full_rank(record)}: the embedding collapsed; constraint=orthogonal or "
+            "constraint=operator_norm keeps every direction in which the loss falls"
+        )
+    if is_short_of_optimum(record):
+        gap = _ranged([record], "train/optimality_gap", 100)
+        lines.append(f"the loss ended {gap} % above its optimum L*: {TO_THE_OPTIMUM}")
     return lines
 
 

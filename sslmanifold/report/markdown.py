@@ -22,6 +22,11 @@ def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
     warnings = findings.collapse_warnings(groups, records)
     if warnings:
         parts += ["## Collapse", "\n".join(f"- {line}" for line in warnings)]
+    short = findings.shortfall_warnings(groups, records)
+    if short:
+        remedy = findings.TO_THE_OPTIMUM
+        lines = "\n".join(f"- {line}" for line in short)
+        parts += ["## Short of the optimum", lines, f"{remedy[:1].upper()}{remedy[1:]}."]
     missing = findings.failures(records)
     if missing:
         rows = [(_link(r, out), findings.describe(r, keys), r.status, why) for r, why in missing]

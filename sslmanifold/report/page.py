@@ -88,7 +88,10 @@ def report_page(records: Sequence[Record], title: str, out: Path) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(findings.tally(records))}</p>',
         _swept(records),
-        _warnings(findings.collapse_warnings(groups, records)),
+        _warnings("Collapse", findings.collapse_warnings(groups, records)),
+        _warnings(
+            "Short of the optimum", findings.shortfall_warnings(groups, records), findings.TO_THE_OPTIMUM
+        ),
         _failures(records, keys, out),
         _best(findings.best_and_worst(groups, records)),
         _means(records, groups),
@@ -137,11 +140,12 @@ def _swept(records: Sequence[Record]) -> str:
     return f'<h2>What was swept</h2><div class="card scroll">{_table(["key", "values"], cells)}</div>'
 
 
-def _warnings(lines: Sequence[str]) -> str:
+def _warnings(heading: str, lines: Sequence[str], remedy: str = "") -> str:
     if not lines:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<h2>Collapse</h2><div class="card warn"><ul>{items}</ul></div>'
+    below = f"<p>{escape(remedy[:1].upper() + remedy[1:])}.</p>" if remedy else ""
+    return f'<h2>{escape(heading)}</h2><div class="card warn"><ul>{items}</ul>{below}</div>'
 
 
 def _failures(records: Sequence[Record], keys: Sequence[str], out: Path) -> str:

@@ -155,6 +155,12 @@ def is_collapsed(record: Record) -> bool:
     return rank is not None and full > 1 and rank <= 1 + 0.1 * (full - 1)
 
 
+def is_short_of_optimum(record: Record) -> bool:
+    """Whether a completed run ended more than 1 % of |L*| above the theory's optimum L*."""
+    gap = record.number("train/optimality_gap")
+    return record.status == "completed" and gap is not None and gap > 0.01
+
+
 def full_rank(record: Record) -> int:
     """min(z, d): the largest effective rank the embedding can have; 0 where unknown."""
     return int(min(record.number("embedding") or 0, record.number("dim") or math.inf))

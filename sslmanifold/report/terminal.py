@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sslmanifold.report.findings import advice
 from sslmanifold.report.records import Record, collect, is_collapsed, swept_keys, swept_value
 from sslmanifold.runs import Run
 
@@ -67,6 +68,8 @@ def print_run(run: Run, title: str = "") -> None:
         console.print(
             f"{summary['status']}: {summary['reason']}", highlight=False, markup=False, soft_wrap=True
         )
+    for line in advice(Record(run.path.name, run)):
+        console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(f"run folder: {run.path}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -12,7 +12,14 @@ from sslmanifold.commands.report import main
 from sslmanifold.errors import UserError
 from sslmanifold.plots.style import CONSTRAINT_COLOURS
 from sslmanifold.report.charts import charts, thinned
-from sslmanifold.report.findings import best_and_worst, collapse_warnings, failures, predicted_against_seen
+from sslmanifold.report.findings import (
+    advice,
+    best_and_worst,
+    collapse_warnings,
+    failures,
+    predicted_against_seen,
+    shortfall_warnings,
+)
 from sslmanifold.report.groups import cell, grouped, lighter, mean_and_spread
 from sslmanifold.report.records import collect, is_collapsed, swept_keys, swept_value
 from sslmanifold.report.write import write_report
@@ -53,6 +60,34 @@ def test_collapse_is_named(sweep: Path) -> None:
         "frobenius, model.hidden=128 on half_moons: effective rank 1.02 to 1.04 of 2: collapsed"
     )
     assert len(lines) == 2
+
+
+def test_runs_short_of_their_optimum_are_named(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
+    gaps = (0.061, 0.02, 0.009, -1e-8)
+    for seed, gap in enumerate(gaps):
+        write_run(tmp_path / str(seed), seed=seed, **{"train/optimality_gap": gap})
+    write_run(tmp_path / "4", seed=4, status="diverged", **{"train/optimality_gap": 0.5})
+    records = collect([tmp_path])
+    (line,) = shortfall_warnings(grouped(records, swept_keys(records)), records)
+    assert line == "orthogonal on half_moons: 2 to 6.1 % above the optimum L* (2 of 5 runs)"
+    said = [advice(record) for record in records]
+    assert [len(lines) for lines in said] == [1, 1, 0, 0, 0]
+    assert "6.1 % above its optimum" in said[0][0]
+    assert "scheduler=cosine" in said[0][0]
+    write_report([tmp_path], tmp_path)
+    for name in ("report.html", "report.md"):
+        assert "2 to 6.1 % above the optimum" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_a_collapsed_run_is_told_which_constraint_helps(
+    tmp_path: Path, write_run: Callable[..., RunFolder]
+) -> None:
+    write_run(tmp_path / "0", constraint="frobenius.Frobenius", rank=1.02, **{"train/optimality_gap": 0.0})
+    write_run(tmp_path / "1", constraint="orthogonal.Orthogonal", rank=1.02, **{"train/optimality_gap": 0.0})
+    frobenius, orthogonal = (advice(record) for record in collect([tmp_path]))
+    assert "effective rank 1.02 of 2" in frobenius[0]
+    assert "constraint=orthogonal" in frobenius[0]
+    assert orthogonal == []  # C has too few negative eigenvalues: no other constraint would help
 
 
 @pytest.mark.parametrize(
