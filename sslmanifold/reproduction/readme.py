@@ -22,8 +22,9 @@ def readme_text(
         "# Representation Learning Dynamics of Self-Supervised Models: reproduction",
         "",
         f"Seed {settings.seed}{quick}. {len(claims)} statements checked: {tally['holds']} hold, "
-        f"{tally['holds as corrected']} hold as corrected, {tally['fails']} fail. Every value was computed in this "
-        "run; a verdict follows from the values, their tolerances and directions alone. A claim holds where all "
+        f"{tally['holds as corrected']} hold as corrected, {tally['fails']} fail{'s' * (tally['fails'] == 1)}. "
+        "Every value was computed in this run; a verdict follows from the values, their tolerances and "
+        "directions alone. A claim holds where all "
         "its checks as printed pass, holds as corrected where those of its corrected form do. The table shows "
         "the check that decides; `claims.json` has all of them.",
         "",

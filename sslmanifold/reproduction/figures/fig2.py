@@ -118,7 +118,7 @@ def compute(settings: Settings) -> Result:
             "Section 3.2: ReLU shows the same picture as tanh, with slower convergence",
             [
                 Check("slope in log h of the mean gap after training", slope("relu", 0, -1), -0.1),
-                Check("the same, relative gap", slope("relu", 1, -1), -0.1),
+                Check("slope in log h of the mean relative gap after training", slope("relu", 1, -1), -0.1),
             ],
             evidence=f"{evidence}; gap after training {values['relu'][0]:.3f} → {values['relu'][-1]:.3f}; at the "
             f"start the "

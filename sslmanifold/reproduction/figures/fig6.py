@@ -70,7 +70,7 @@ def compute(settings: Settings) -> Result:
                     1e-4,
                 ),
                 Check(
-                    "the same, digits, z = 2",
+                    "‖uuᵀ − u₁u₁ᵀ‖_F relative, digits, z = 2, two or three hidden layers",
                     max(distance(digits[layers], digits[2]) for layers in deep),
                     1e-2,
                 ),

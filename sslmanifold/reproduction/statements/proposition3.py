@@ -83,7 +83,7 @@ def compute(settings: Settings) -> Result:
             [
                 Check(f"items 1–3 at every h, item 4 at h ≥ d + z − m: largest relative gap to Σ λ_i, i ≤ min(z, m) "
                       f"(worst: {worst})", same[worst], 1e-2),
-                Check("the same for item 4 at h = d", narrow_four["common"], 1e-2),
+                Check("item 4 at h = d: largest relative gap to Σ λ_i, i ≤ min(z, m)", narrow_four["common"], 1e-2),
             ],
             [
                 Check("items 1–3 at every h, item 4 at h ≥ d + z − m: largest relative gap to Σ λ_i, i ≤ min(z, m)",

@@ -86,7 +86,7 @@ def compute(settings: Settings) -> Result:
             "Remark 2: InfoNCE decouples the output dimensions",
             [Check("‖∂Θ̇_l/∂Θ_j, l ≠ j‖/‖all‖ of InfoNCE at ‖Θ‖ ~ 1", info[0], 1e-10)],
             [
-                Check("the same of the simplified loss, Eq. 1", plain, 1e-10),
+                Check("‖∂Θ̇_l/∂Θ_j, l ≠ j‖/‖all‖ of the simplified loss, Eq. 1", plain, 1e-10),
                 Check("‖InfoNCE velocity − half of Eq. 1's‖ relative, Θ scaled by 0.01", first_order, 1e-2),
                 Check("InfoNCE coupling at Θ scaled by 0.1 over that at 0.01", info[1] / info[2], 30.0, ">="),
             ],

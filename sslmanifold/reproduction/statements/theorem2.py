@@ -78,8 +78,8 @@ def compute(settings: Settings) -> Result:
             [
                 Check("largest relative error of Eq. 9 against the weights' motion", theorem, 1e-12),
                 Check("largest relative deviation of training from Eq. 9, lr/2", deviation[2], 2e-2),
-                Check("deviation at lr over that at lr/2", deviation[1] / deviation[2], 1.8, ">="),
-                Check("the same", deviation[1] / deviation[2], 2.2),
+                Check("deviation at lr over that at lr/2, at least", deviation[1] / deviation[2], 1.8, ">="),
+                Check("deviation at lr over that at lr/2, at most", deviation[1] / deviation[2], 2.2),
             ],
             evidence=evidence,
             command=command,
@@ -99,7 +99,11 @@ def compute(settings: Settings) -> Result:
                     "largest relative error of Eq. 12's direction against the weights' motion", printed, 1e-6
                 )
             ],
-            [Check("the same with the factor 2 of Eq. 9", theorem, 1e-12)],
+            [
+                Check(
+                    "largest relative error of Eq. 12's direction with the factor 2 of Eq. 9", theorem, 1e-12
+                )
+            ],
             correction="the factor 2 of Eq. 9 is missing: as printed it runs at half speed",
             evidence="random weights, C and widths",
             command=command,
