@@ -64,10 +64,12 @@ class ScaledFlow(CappedFlow):
 
 
 class Shrunk(Cap):
-    """Singular values lowered to a common level x such that Σ (1 − x/√s_i)₊ = −budget, then Tr H restored.
+    """Singular values lowered to a common level x such that Σ (√s_i/x − 1)₊ = −budget, then Tr H restored.
 
-    The objective does not see the scale of a layer, so the flow conserves ‖W_i‖_F = √(Tr H_i); left to itself
-    the step would lose a little of it each time, and with it the scale of time.
+    That is the proximal step of ½ |budget| ‖W‖₂². Growth and budget then balance exactly where the loss is stationary:
+    any other first-order rule, such as Σ (1 − x/√s_i)₊, drains the tied values against the rest for as long as
+    it runs, since nothing in the objective holds that ratio. The objective does not see the scale of a layer
+    either, so the flow conserves ‖W_i‖_F = √(Tr H_i); left to itself the step would lose a little of it each time.
     """
 
     def __init__(self, budget: Tensor, trace: Tensor) -> None:
@@ -89,9 +91,8 @@ class Shrunk(Cap):
         weights = torch.cat([torch.ones_like(squared), base.new_tensor([float(copies)])])
         order = torch.argsort(roots, descending=True)
         roots, weights = roots[order], weights[order]
-        inverse = torch.where(weights > 0, weights / roots.clamp_min(1e-300), torch.zeros_like(roots))
-        count, slope = weights.cumsum(0), inverse.cumsum(0)
-        candidates = (count + self.budget) / slope.clamp_min(1e-300)
+        count, total = weights.cumsum(0), (weights * roots).cumsum(0)
+        candidates = total / (count - self.budget)
         # The level is the largest candidate: taking in a value below the level can only lower it.
         candidates = torch.where(count > 0, candidates, torch.zeros_like(candidates))
-        return candidates.max().clamp_min(0) ** 2
+        return candidates.max() ** 2
