@@ -70,6 +70,26 @@ class Constraint(ABC):
         """What is differentiated, (replicas,): the loss itself unless the constraint scales it."""
         return loss
 
+    def smooth_part(self, loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """What a training step differentiates, (replicas,): the objective, its kinks held fixed.
+
+        The value is the objective's. A constraint whose objective has kinks takes their share of the step in
+        :meth:`add_kinks`; one without has nothing to do.
+        """
+        return self.objective(loss, weights)
+
+    def add_kinks(self, weights: Sequence[Tensor], objective: Tensor, lr: float) -> None:
+        """Turn the gradients of :meth:`smooth_part`, in place, into those of a proximal step of size lr.
+
+        Called between backward and the optimizer's step.
+
+        Args:
+            weights: (replicas, ·, ·) each, with their gradients.
+            objective: its value at these weights, (replicas,).
+            lr: the step size of the optimizer; where it adapts steps by itself, the size it was given.
+        """
+        return
+
     def residual(self, weights: Sequence[Tensor]) -> Tensor:
         """How far the weights are from feasible, worst layer, (replicas,); 0 for a free weight."""
         return torch.stack([residual(w.detach(), w.manifold) for w in weights]).amax(0)  # type: ignore[attr-defined]

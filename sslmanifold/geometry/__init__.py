@@ -6,6 +6,7 @@ from sslmanifold.geometry.averaging import ManifoldAveragedModel
 from sslmanifold.geometry.balls import FrobeniusBall, SpectralBall
 from sslmanifold.geometry.feasibility import residual
 from sslmanifold.geometry.haar import haar
+from sslmanifold.geometry.level import lower_to_level
 from sslmanifold.geometry.parameter import ManifoldParameter, assert_feasible, project_
 from sslmanifold.geometry.require import is_riemannian, require_riemannian
 from sslmanifold.geometry.sgd import RiemannianSGD
@@ -26,6 +27,7 @@ __all__ = [
     "feasibility_tolerance",
     "haar",
     "is_riemannian",
+    "lower_to_level",
     "project_",
     "require_riemannian",
     "residual",

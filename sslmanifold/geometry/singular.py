@@ -35,8 +35,9 @@ def top_singular(x: Tensor, *, tolerance: float | None = None) -> tuple[Tensor, 
 
     Args:
         x: ``(…, n, p)``, any aspect ratio; the leading dimensions are a batch.
-        tolerance: largest relative residual ‖Gram v − σ²v‖/σ² accepted from Lanczos; 8 eps^(3/4) when None,
-            so that σ₁² is right to roundoff unless singular values crowd within that distance of the first.
+        tolerance: largest relative residual ‖Gram v − σ²v‖/σ² accepted from Lanczos, and share by which a value
+            above σ² may be missed; when None 8 eps^(3/4) and roundoff, so that σ₁² is right to roundoff unless
+            singular values crowd within that distance of the first.
 
     Returns:
         σ₁² of shape (…) and v₁ of shape (…, p), a unit vector.
@@ -62,15 +63,16 @@ def _top_eigenpair(gram: Tensor, tolerance: float | None) -> tuple[Tensor, Tenso
     if k <= _DENSE:
         values, vectors = safe_eigh(gram)
         return values[..., -1], vectors[..., -1]
+    eps = torch.finfo(gram.dtype).eps
+    above_by = max(8 * k * eps, tolerance or 0.0)
     if tolerance is None:
-        tolerance = 8 * torch.finfo(gram.dtype).eps ** 0.75
+        tolerance = 8 * eps**0.75
     value, vector = _lanczos(gram)
     image = (gram @ vector.unsqueeze(-1)).squeeze(-1)
     error = (image - value.unsqueeze(-1) * vector).norm(dim=-1)
     # A small residual only says that this is an eigenpair. That nothing lies above it, Cholesky says.
-    slack = 1 + 8 * k * torch.finfo(gram.dtype).eps
     eye = torch.eye(k, dtype=gram.dtype, device=gram.device)
-    above = torch.linalg.cholesky_ex((slack * value)[..., None, None] * eye - gram).info != 0
+    above = torch.linalg.cholesky_ex(((1 + above_by) * value)[..., None, None] * eye - gram).info != 0
     bad = ~(error <= tolerance * value) | above
     if bool(bad.any()):
         flat = bad.reshape(-1)

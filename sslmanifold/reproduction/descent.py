@@ -60,7 +60,9 @@ def descend(
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
         parameters = list(network.weights)
-        constraint.objective(loss(network), parameters).sum().backward()
+        objective = constraint.smooth_part(loss(network), parameters)
+        objective.sum().backward()
+        constraint.add_kinks(parameters, objective.detach(), lr)
         optimizer.step()
         with torch.no_grad():
             constraint.project_jointly(parameters)

@@ -19,6 +19,8 @@ from sslmanifold.theory.state import GramState
 
 # Eigenvalues this close to the cap (relative) are on it and leave the stored basis.
 _AT_CAP = 1e-12
+# At the start the same of float32 weights: left as they are, their rounding would make every direction one of its own.
+_ROUNDING = 4e-6
 
 
 class Spiked(NamedTuple):
@@ -133,9 +135,9 @@ class Cap:
 
 
 def spiked(h: Tensor, base: Tensor) -> Spiked:
-    """Dense positive semidefinite H (d, d) with no eigenvalue above ``base``."""
+    """Dense positive semidefinite H (d, d) with no eigenvalue above ``base``, cleaned of float32's rounding at it."""
     sigma, u = torch.linalg.eigh(h)
-    kept = sigma < base * (1 - _AT_CAP)
+    kept = sigma < base * (1 - _ROUNDING)
     return Spiked(base, u[:, kept], sigma[kept].clamp_min(0))
 
 

@@ -112,7 +112,7 @@ class SSLModule(lightning.LightningModule):
         if self.step_moment is not None:
             m = self.network.map()  # (S, d, z)
             loss = (m * (self.step_moment @ m)).sum((-2, -1))  # Tr(mᵀ C m), Eq. 8
-            return self.constraint.objective(loss, list(self.network.weights))
+            return self.constraint.smooth_part(loss, list(self.network.weights))
         weights = list(self.network.weights)
         size = chunk_size(self.network, batch)
         if size >= self.network.replicas or not torch.is_grad_enabled():
@@ -128,7 +128,15 @@ class SSLModule(lightning.LightningModule):
 
         negatives = None if batch.negatives is None else embedded(batch.negatives)
         loss = self.loss(embedded(batch.x), embedded(batch.positives), negatives)
-        return self.constraint.objective(loss, weights)
+        return self.constraint.smooth_part(loss, weights)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.diverged_at is None and self.last_loss is not None:
+            # the same value on every process: their weights must stay equal
+            value = self.trainer.strategy.reduce(self.last_loss, reduce_op="mean")
+            self.constraint.add_kinks(
+                list(self.network.weights), value, float(optimizer.param_groups[0]["lr"])
+            )
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
