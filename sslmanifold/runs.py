@@ -16,6 +16,8 @@ import json
 import math
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from sslmanifold.models import ConstrainedNetwork
 
 STATUSES = ("completed", "diverged", "failed", "interrupted")
+# of a run whose summary.json cannot be read
+UNREADABLE = "unreadable"
 
 
 @contextmanager
@@ -114,7 +118,7 @@ class RunFolder:
         """Remove what a former run wrote, and nothing else."""
         import shutil
 
-        for path in (self.config, self.metrics, self.summary, self.trajectory):
+        for path in (self.config, self.metrics, self.summary, self.trajectory, self.path / "traceback.txt"):
             path.unlink(missing_ok=True)
         former = (self.checkpoint.parent, self.figures, self.probes, self.export)
         for path in (*former, self.path / "wandb", self.path / "tensorboard"):
@@ -138,7 +142,7 @@ class Run:
     Attributes:
         path: the folder.
         config: the resolved configuration, plain containers.
-        summary: last values, extremes, status.
+        summary: last values, extremes, status ("unreadable" and a reason where the file is damaged).
         metrics: column name → list of floats (NaN where a row has no value).
         trajectory: name → array.
         model: the network with the checkpoint's weights, in evaluation mode.
@@ -166,17 +170,30 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        import yaml
         from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
 
-        return OmegaConf.to_container(OmegaConf.load(self.folder.config))  # type: ignore[return-value]
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(self.folder.config))
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{self.folder.config} cannot be read ({error}): train the run again") from None
+        if not isinstance(config, dict):
+            raise UserError(f"{self.folder.config} is not a run's configuration: train the run again")
+        return config  # type: ignore[return-value]
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        return (
-            json.loads(self.folder.summary.read_text(encoding="utf-8"))
-            if self.folder.summary.exists()
-            else {}
-        )
+        if not self.folder.summary.exists():
+            return {}
+        try:
+            summary = json.loads(self.folder.summary.read_text(encoding="utf-8"))
+            if isinstance(summary, dict):
+                return summary
+            fault = "it holds no keys"
+        except ValueError as error:
+            fault = str(error)
+        return {"status": UNREADABLE, "reason": f"summary.json cannot be read: {fault}"}
 
     @cached_property
     def metrics(self) -> dict[str, list[float]]:
@@ -191,8 +208,13 @@ class Run:
     def trajectory(self) -> dict[str, np.ndarray]:
         if not self.folder.trajectory.exists():
             return {}
-        with np.load(self.folder.trajectory) as arrays:
-            return dict(arrays)
+        try:
+            with np.load(self.folder.trajectory) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"{self.folder.trajectory} cannot be read ({error}): train the run again"
+            ) from None
 
     @cached_property
     def model(self) -> "ConstrainedNetwork":

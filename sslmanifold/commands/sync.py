@@ -56,7 +56,10 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else EXIT_MISTAKE
     try:
         folders, options = folders_and_options(arguments, KEYS)
-        dry_run = options.get("dry_run", "false").lower() == "true"
+        wanted = options.get("dry_run", "false").lower()
+        if wanted not in ("true", "false"):
+            raise UserError(f"dry_run={options['dry_run']} is neither true nor false")
+        dry_run = wanted == "true"
         if dry_run is False:
             _add_probes(folders)
         runs = offline_runs(folders)

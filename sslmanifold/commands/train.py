@@ -27,6 +27,10 @@ def task(config: DictConfig, resumed: list[str] | None = None) -> Any:
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    if config.get("resume") and hydra.mode != RunMode.MULTIRUN:
+        raise UserError(
+            "resume=true goes on with a sweep (-m): to go on with one run, give its folder, ckpt_path=DIR"
+        )
     if hydra.mode == RunMode.MULTIRUN:
         run = _sweep_job(config, folder, hydra)
     else:

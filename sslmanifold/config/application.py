@@ -44,6 +44,15 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
         functools.partial(_job, command, task)
     )
     _forget_earlier_sweep()
+    batched = [a for a in arguments if a.startswith("hydra.sweeper.max_batch_size=")]
+    if batched and not batched[0].endswith("=null"):
+        # Hydra's sweeper reads a batch's results before it starts the next, and one failed job ends it there
+        return _complain(
+            command,
+            f"{batched[0]}: after a batch with a failed job Hydra would not start the next; leave it out, and set "
+            "hydra/launcher=joblib hydra.launcher.n_jobs=N for N jobs at once",
+            EXIT_MISTAKE,
+        )
     try:
         application()
     except (HydraException, OmegaConfBaseException) as error:
@@ -54,7 +63,10 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
         return _complain(command, "interrupted", EXIT_INTERRUPTED)
     except UserError as error:
         status = _end_of_sweep(command)
-        return _complain(command, str(error), EXIT_MISTAKE) if status is None else status or EXIT_FAILED
+        if status is None:
+            return _complain(command, str(error), EXIT_MISTAKE)
+        # every job has its result, and yet something is wrong: with optimized_metric, say, or the folder
+        return status or _complain(command, str(error), EXIT_FAILED)
     except Exception as error:
         # in a sweep jobs only raise UserError: this is the launcher's, e.g. a worker killed for its memory
         if _end_of_sweep(command) is None:

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from sslmanifold.plots.style import OKABE_ITO, THEORY
+from sslmanifold.report.chart import Chart, frame, numbers, read
 from sslmanifold.report.findings import predicted_pairs
 from sslmanifold.report.groups import Group, data_names
 from sslmanifold.report.records import Record
+from sslmanifold.report.scatters import embeddings
 
 POINTS = 80  # points of a curve after thinning
 SINGLE_RUNS = 120  # with more runs than these in a report, only medians are drawn
-SCATTERS = 12  # embeddings shown
 
 # key → (heading, logarithmic axis)
 CURVES = {
@@ -21,10 +21,6 @@ CURVES = {
     "ode/deviation": ("Deviation from the ODE", True),
     "train/optimality_gap": ("Optimality gap", True),
 }
-
-_FONT = {"family": "system-ui, sans-serif", "size": 12}
-
-Chart = dict[str, Any]
 
 
 def charts(groups: Sequence[Group], records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
@@ -38,7 +34,7 @@ def charts(groups: Sequence[Group], records: Sequence[Record]) -> list[tuple[str
     ranks = [_final(groups, data) for data in names]
     sections.insert(0, ("Where the effective rank ended", [c for c in ranks if c]))
     sections.append(("Predicted against seen", _ratios(groups, records)))
-    sections.append(("Embeddings at the end", _embeddings(groups, names)))
+    sections.append(embeddings(groups, names))
     return [(heading, found) for heading, found in sections if found]
 
 
@@ -48,38 +44,6 @@ def thinned(steps: np.ndarray, values: np.ndarray, points: int = POINTS) -> tupl
         return steps, values
     chosen = np.unique((np.linspace(0, 1, points) ** 1.5 * (len(steps) - 1)).round().astype(int))
     return steps[chosen], values[chosen]
-
-
-def _layout(title: str, x: str, y: str, logarithmic: bool = False) -> dict[str, Any]:
-    return {
-        "title": {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 14}},
-        "xaxis": {
-            "title": {"text": x, "standoff": 6},
-            "gridcolor": "#e8e8e8",
-            "zeroline": False,
-            "automargin": True,
-        },
-        "yaxis": {
-            "title": {"text": y},
-            "type": "log" if logarithmic else "linear",
-            "gridcolor": "#e8e8e8",
-            "zeroline": False,
-            "automargin": True,
-            **({"exponentformat": "power", "dtick": None} if logarithmic else {}),
-        },
-        "legend": {"orientation": "h", "y": -0.22, "x": 0},
-        "margin": {"l": 56, "r": 12, "t": 40, "b": 36},
-        "height": 380,
-        "font": _FONT,
-        "plot_bgcolor": "#ffffff",
-        "paper_bgcolor": "#ffffff",
-        "hovermode": "closest",
-    }
-
-
-def _list(values: np.ndarray) -> list[float | None]:
-    """JSON numbers of four digits; null where not finite."""
-    return [float(f"{v:.4g}") if math.isfinite(v) else None for v in values.tolist()]
 
 
 def _curve(record: Record, key: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -109,8 +73,8 @@ def _group_traces(
         names: list[str | None] = []
         for name, steps, values in curves:
             few_steps, few_values = thinned(steps, values)
-            x += [*_list(few_steps), None]
-            y += [*_list(few_values), None]
+            x += [*numbers(few_steps), None]
+            y += [*numbers(few_values), None]
             names += [*([name] * len(few_steps)), None]
         traces.append(
             {
@@ -123,7 +87,7 @@ def _group_traces(
     count = f"median of {len(curves)}" if len(curves) > 1 else f"run {curves[0][0]}"
     traces.append(
         {
-            "type": "scatter", "mode": "lines", "x": _list(steps), "y": _list(values), "name": group.label,
+            "type": "scatter", "mode": "lines", "x": numbers(steps), "y": numbers(values), "name": group.label,
             "legendgroup": group.label, "line": {"color": group.colour, "width": 2.5, "dash": dash},
             "hovertemplate": f"{group.label}<br>{count}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
         }
@@ -149,7 +113,7 @@ def _curves(groups: Sequence[Group], data: str, key: str, logarithmic: bool, tot
             traces += _group_traces(group, curves, total <= SINGLE_RUNS)
     if not traces:
         return None
-    return {"data": traces, "layout": _layout(data, "optimizer step", CURVES[key][0], logarithmic)}
+    return {"data": traces, "layout": frame(data, "optimizer step", CURVES[key][0], logarithmic)}
 
 
 def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
@@ -174,7 +138,7 @@ def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
             steps, values = _median(flows)
             traces.append(
                 {
-                    "type": "scatter", "mode": "lines", "x": _list(steps), "y": _list(values),
+                    "type": "scatter", "mode": "lines", "x": numbers(steps), "y": numbers(values),
                     "legendgroup": group.label, "showlegend": False,
                     "line": {"color": THEORY, "width": 1.3, "dash": "dash"},
                     "hovertemplate": f"ODE of {group.label}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
@@ -182,7 +146,7 @@ def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
             )  # fmt: skip
     if not traces:
         return None
-    layout = _layout(f"{data}: solid training, dashed ODE", "optimizer step", "loss")
+    layout = frame(f"{data}: solid training, dashed ODE", "optimizer step", "loss")
     if low < high:
         margin = 0.06 * (high - low)
         layout["yaxis"]["range"] = [low - margin, high + margin]
@@ -190,15 +154,12 @@ def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
 
 
 def _flow_loss(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
-    path = record.run.folder.trajectory
-    if not path.exists():
+    arrays = read(record, "ode_loss", "steps")
+    if len(arrays) < 2:
         return None
-    with np.load(path) as arrays:  # reads only the arrays asked for
-        if "ode_loss" not in arrays:
-            return None
-        loss = arrays["ode_loss"]
-        values = loss.reshape(len(loss), -1).mean(-1)  # (T, S) -> (T,)
-        steps = arrays["steps"][-len(values) :]
+    loss = arrays["ode_loss"]
+    values = loss.reshape(len(loss), -1).mean(-1)  # (T, S) -> (T,)
+    steps = arrays["steps"][-len(values) :]
     keep = np.isfinite(values)
     return (steps[keep], values[keep]) if keep.any() else None
 
@@ -211,7 +172,7 @@ def _final(groups: Sequence[Group], data: str) -> Chart | None:
         if points:
             traces.append(
                 {
-                    "type": "box", "name": group.label, "y": _list(np.array([v for v, _ in points])),
+                    "type": "box", "name": group.label, "y": numbers(np.array([v for v, _ in points])),
                     "text": [name for _, name in points], "boxpoints": "all" if len(points) <= 60 else "outliers",
                     "jitter": 0.5, "pointpos": 0, "fillcolor": "rgba(0,0,0,0)",
                     "marker": {"color": group.colour, "size": 6, "opacity": 0.8},
@@ -221,7 +182,7 @@ def _final(groups: Sequence[Group], data: str) -> Chart | None:
             )  # fmt: skip
     if not traces:
         return None
-    layout = _layout(data, "", "effective rank")
+    layout = frame(data, "", "effective rank")
     layout["xaxis"]["type"] = "category"
     if len(traces) > 12:
         layout["xaxis"]["showticklabels"] = False
@@ -260,7 +221,7 @@ def _ratios(groups: Sequence[Group], records: Sequence[Record]) -> list[Chart]:
                 traces.append(
                     {
                         "type": "scatter", "mode": "markers", "name": group.label,
-                        "x": _list(np.array([p[0] for p in points])), "y": _list(np.array([p[1] for p in points])),
+                        "x": numbers(np.array([p[0] for p in points])), "y": numbers(np.array([p[1] for p in points])),
                         "text": [p[2] for p in points], "marker": {"color": group.colour, "size": 8, "opacity": 0.75},
                         "hovertemplate": "run %{text}<br>predicted %{x:.5g}<br>seen %{y:.5g}<extra></extra>",
                     }
@@ -276,39 +237,5 @@ def _ratios(groups: Sequence[Group], records: Sequence[Record]) -> list[Chart]:
                 "line": {"color": "#888888", "width": 1, "dash": "dot"},
             },
         )  # fmt: skip
-        found.append({"data": traces, "layout": _layout(what, "predicted", "seen")})
-    return found
-
-
-def _embeddings(groups: Sequence[Group], names: Sequence[str], points: int = 300) -> list[Chart]:
-    """The training points of the first finished run of each group and data set, coloured by label."""
-    palette = [*list(OKABE_ITO.values())[1:], "#000000", "#999999", "#7F3C8D"]
-    found: list[Chart] = []
-    for data in names:
-        for group in groups:
-            record = next((r for r in group.on(data) if r.status == "completed"), None)
-            if record is None or len(found) >= SCATTERS or not record.run.folder.trajectory.exists():
-                continue
-            with np.load(record.run.folder.trajectory) as arrays:
-                if "embedding_final" not in arrays:
-                    continue
-                embedding = arrays["embedding_final"][0]  # first replica, (n, z)
-                labels = arrays["labels"] if "labels" in arrays else np.zeros(len(embedding), int)
-            chosen = np.linspace(0, len(embedding) - 1, min(points, len(embedding))).astype(int)
-            first = embedding[chosen, 0]
-            second = embedding[chosen, 1] if embedding.shape[1] > 1 else np.zeros_like(first)
-            traces = []
-            for index, label in enumerate(np.unique(labels)[:10]):
-                mask = labels[chosen] == label
-                traces.append(
-                    {
-                        "type": "scatter", "mode": "markers", "name": str(label), "x": _list(first[mask]),
-                        "y": _list(second[mask]), "marker": {"color": palette[index % len(palette)], "size": 5},
-                        "hovertemplate": f"label {label}<br>(%{{x}}, %{{y}})<extra></extra>",
-                        "showlegend": len(np.unique(labels)) > 1,
-                    }
-                )  # fmt: skip
-            layout = _layout(f"{group.label} on {data}", "u₁", "u₂")
-            layout["title"]["font"]["color"] = group.colour
-            found.append({"data": traces, "layout": layout})
+        found.append({"data": traces, "layout": frame(what, "predicted", "seen")})
     return found

@@ -12,10 +12,10 @@ from sslmanifold.report.records import Record, swept_value
 
 @dataclass
 class Group:
-    """Runs of one choice of everything but the data and the seed.
+    """Runs of one choice of everything but the data set and the seed; of its swept options too.
 
     Attributes:
-        label: the choice, e.g. "orthogonal, model.hidden=256".
+        label: the choice, e.g. "orthogonal, model.hidden=256"; a key that the group's data set lacks is left out.
         colour: of its constraint, lightened where several groups share one.
     """
 
@@ -39,9 +39,7 @@ def grouped(records: Sequence[Record], keys: Sequence[str]) -> list[Group]:
     Args:
         keys: the swept keys, as :func:`~sslmanifold.report.records.swept_keys` gives them.
     """
-    others = [
-        key for key in keys if key not in ("constraint", "data", "seed") and not key.startswith("data.")
-    ]
+    others = [key for key in keys if key not in ("constraint", "data", "seed")]
     found: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         choice = (record.summary.get("constraint"), *(swept_value(record, key) for key in others))
@@ -51,7 +49,8 @@ def grouped(records: Sequence[Record], keys: Sequence[str]) -> list[Group]:
         sharing[choice[0]] = sharing.get(choice[0], 0) + 1
     groups, seen = [], dict.fromkeys(sharing, 0)
     for choice, members in found.items():
-        label = ", ".join([str(choice[0]), *(f"{k}={v}" for k, v in zip(others, choice[1:], strict=True))])
+        named = [f"{k}={v}" for k, v in zip(others, choice[1:], strict=True) if v is not None]
+        label = ", ".join([str(choice[0]), *named])
         colour = lighter(constraint_colour(str(choice[0])), seen[choice[0]], sharing[choice[0]])
         seen[choice[0]] += 1
         groups.append(Group(label, colour, members))
@@ -62,7 +61,7 @@ def lighter(colour: str, index: int, count: int) -> str:
     """The index-th of ``count`` shades of a colour, from itself to a pale one."""
     if count < 2 or index == 0:
         return colour
-    mix = 0.65 * index / (count - 1)
+    mix = 0.45 * index / (count - 1)
     channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(c + (255 - c) * mix):02x}" for c in channels)
 

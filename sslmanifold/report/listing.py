@@ -48,9 +48,15 @@ def listing(
             return Text("no runs yet")
         raise
     keys = swept_keys(records)
-    shown = {k: k for k in columns.split(",") if k} or COLUMNS
-    for key in shown.values():
+    shown = {k: k for k in columns.split(",") if k}
+    for key in shown:
         _require(records, key)
+    # of the usual columns those that some run has: no gap without an optimum, no deviation without a flow
+    shown = shown or {
+        heading: key
+        for heading, key in COLUMNS.items()
+        if any(value_of(record, key) is not None for record in records)
+    }
     for condition in filter.split(",") if filter else ():
         records = [r for r in records if _holds(r, *_parsed(condition, records))]
     if sort:

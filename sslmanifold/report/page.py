@@ -48,6 +48,14 @@ const narrow = window.innerWidth < 600;
 const draw = (div) => {
   const chart = JSON.parse(document.getElementById(div.dataset.chart).textContent);
   if (narrow) { chart.layout.margin = {l: 48, r: 6, t: 36, b: 36}; chart.layout.font.size = 11; }
+  // the legend has rows of equal cells: room for all of them below the axis, and never more than half the chart
+  const names = chart.data.filter((t) => t.showlegend !== false && t.name).map((t) => t.name);
+  const cell = 56 + 7 * Math.max(0, ...names.map((n) => n.length));
+  const rows = names.length < 2 ? 0 : Math.ceil(names.length / Math.max(1, Math.floor((div.clientWidth - 60) / cell)));
+  const legend = rows ? 19 * rows + 10 : 0;
+  chart.layout.margin.b = 48 + legend;
+  chart.layout.height = Math.max(chart.layout.height, 330 + legend, 2 * legend + 40);
+  div.style.height = chart.layout.height + "px";
   Plotly.newPlot(div, chart.data, chart.layout,
     {responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", scrollZoom: false,
      showSendToCloud: false, plotlyServerURL: "",

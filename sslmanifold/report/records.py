@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sslmanifold.errors import UserError
-from sslmanifold.runs import Run
+from sslmanifold.runs import UNREADABLE, Run
 from sslmanifold.sweeps.identity import NOT_IDENTITY
 from sslmanifold.sweeps.manifest import run_folders
 
@@ -39,23 +39,45 @@ class Record:
         return self.run.path
 
     @cached_property
+    def damage(self) -> str:
+        """Why the configuration cannot be read; empty where it can."""
+        try:
+            _ = self.run.config
+        except UserError as error:
+            return str(error)
+        return ""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's configuration, empty where it cannot be read."""
+        return {} if self.damage else self.run.config
+
+    @cached_property
     def summary(self) -> dict[str, Any]:
         """The run's summary; the names of a run that failed early, or still runs, come from its config."""
         summary = dict(self.run.summary)
         for group in NAMED_GROUPS:
-            target = (self.run.config.get(group) or {}).get("_target_")
+            options = self.config.get(group)
+            target = options.get("_target_") if isinstance(options, dict) else None
             if not summary.get(group) and target:
-                summary[group] = _snake(str(target).rpartition(".")[2])
-        summary.setdefault("seed", self.run.config.get("seed"))
+                summary[group] = _option(str(target))
+        summary.setdefault("seed", self.config.get("seed"))
+        if self.damage:
+            summary |= {"status": UNREADABLE, "reason": self.damage}
         for path in sorted(self.run.folder.probes.glob("*.json")):
-            accuracy = json.loads(path.read_text(encoding="utf-8")).get("accuracy")
+            try:
+                accuracy = json.loads(path.read_text(encoding="utf-8")).get("accuracy")
+            except (ValueError, AttributeError):
+                continue  # a probe that was killed while writing; the run itself is whole
             if accuracy is not None:
                 summary[f"probe/{path.stem}/accuracy"] = accuracy
         return summary
 
     @cached_property
     def status(self) -> str:
-        """completed, diverged, failed, interrupted; without a summary running or, after a silence, stopped."""
+        """completed, diverged, failed, interrupted, unreadable; without a summary running, after a silence stopped."""
+        if self.damage:
+            return UNREADABLE
         if "status" in self.run.summary:
             return str(self.run.summary["status"])
         newest = max(
@@ -67,7 +89,7 @@ class Record:
     @cached_property
     def flat(self) -> dict[str, Any]:
         """Dotted key → value of the configuration, without what does not change the result."""
-        config = {k: v for k, v in self.run.config.items() if k not in NOT_IDENTITY}
+        config = {k: v for k, v in self.config.items() if k not in NOT_IDENTITY}
         return {k: v for k, v in _flatten(config) if not k.startswith("callbacks.progress.")}
 
     def values(self, key: str) -> list[float]:
@@ -80,6 +102,17 @@ class Record:
         """The summary's number under a key, or None."""
         value = self.summary.get(key)
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _option(target: str) -> str:
+    """The name by which a class is chosen: its own ``name``, as finished runs record it."""
+    from hydra.utils import get_object
+
+    try:
+        name = getattr(get_object(target), "name", None)
+    except Exception:  # a class of the user's that is not importable here
+        name = None
+    return name if isinstance(name, str) else _snake(target.rpartition(".")[2])
 
 
 def _snake(name: str) -> str:

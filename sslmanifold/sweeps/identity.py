@@ -26,4 +26,9 @@ def config_key(config: Mapping[str, Any]) -> str:
 
 def sweep_line(overrides: Iterable[str]) -> list[str]:
     """The overrides that make a sweep line, in an order that does not depend on how it was typed."""
-    return sorted(o for o in overrides if o.split("=")[0].lstrip("+~") not in NOT_IDENTITY)
+    return sorted(o for o in overrides if not _beside_the_point(o.split("=")[0].lstrip("+~")))
+
+
+def _beside_the_point(key: str) -> bool:
+    """Whether a key, ``logger`` or ``logger.project``, changes nothing that is computed."""
+    return key.split(".")[0] in NOT_IDENTITY or key.split(".")[:2] == ["callbacks", "progress"]

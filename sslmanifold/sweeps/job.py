@@ -63,6 +63,11 @@ def run_job(
                     except UserError:
                         pass  # a checkpoint that cannot be gone on from: start again
                 RunFolder(folder).clear()
+            elif RunFolder(folder).holds_run() and not options.get("overwrite"):
+                raise UserError(
+                    f"{folder} already holds a run: set resume=true to do what is missing or failed, overwrite=true "
+                    "to do everything again, or another hydra.sweep.dir"
+                )
             return train(options, folder), False
         except Exception as error:
             _leave_summary(folder, config, choices, error)
@@ -71,7 +76,10 @@ def run_job(
 
 def _holds(key: str, folder: Path) -> bool:
     """Whether the folder holds a run of this configuration, finished or not."""
-    return RunFolder(folder).config.exists() and config_key(Run(folder).config) == key
+    try:
+        return RunFolder(folder).config.exists() and config_key(Run(folder).config) == key
+    except UserError:  # a damaged config.yaml is nobody's
+        return False
 
 
 def _place(key: str, folder: Path, sweep_dir: Path) -> Path:
@@ -104,7 +112,7 @@ def _leave_summary(folder: Path, config: DictConfig, choices: dict[str, Any], er
     if not run_folder.config.exists():
         run_folder.write_config(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
     names = {key: choices[key] for key in ("data", "model", "loss", "constraint") if choices.get(key)}
-    known = {"status": "failed", "reason": reason(error), **names, "seed": config.get("seed")}
-    run_folder.write_summary({**known, **summary, "status": "failed"})
+    known = {**names, "seed": config.get("seed")}
+    run_folder.write_summary({**known, **summary, "status": "failed", "reason": reason(error)})
     if not isinstance(error, (UserError, MissingMandatoryValue)):
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")

@@ -63,6 +63,7 @@ class Experiment:
         self.callbacks = [
             build_group(options, f"callbacks.{name}")
             for name, options in (config.get("callbacks") or {}).items()
+            if options is not None  # callbacks.NAME=null leaves it out
         ]
         checkpoint = config.get("checkpoint")
         self.checkpointing = build_group(checkpoint, "checkpoint") if checkpoint else Checkpointing()

@@ -113,7 +113,7 @@ def log_probes(run_dir: Path, mode: str = "offline") -> bool:
         job_type="train",
         id=name,
         mode=mode,  # type: ignore[arg-type]
-        resume="allow" if mode == "online" else None,
+        resume="allow",  # offline too: the upload then goes on after the training's rows
         settings=wandb.Settings(silent=True, console="off", root_dir=str(folder.path)),
     )
     try:

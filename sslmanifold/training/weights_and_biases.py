@@ -69,7 +69,8 @@ class WandB(RunLogger):
             config=config,
             offline=self.mode == "offline",
             id=None if resumed is None else wandb_id(run_dir),
-            resume="allow" if resumed is not None and self.mode == "online" else None,
+            # offline too: the upload then asks how far the first part went instead of beginning at row 0
+            resume=None if resumed is None else "allow",
             settings=wandb.Settings(silent=True, console="off", root_dir=str(run_dir)),
         )
         _ = logger.experiment  # starts the run

@@ -200,5 +200,5 @@ def test_thinning_keeps_the_ends_and_values() -> None:
 
 def test_shades_of_one_colour() -> None:
     assert lighter("#000000", 0, 3) == "#000000"
-    assert lighter("#000000", 1, 3) == "#535353"
+    assert lighter("#000000", 1, 3) == "#393939"
     assert lighter("#0072B2", 0, 1) == "#0072B2"

@@ -1,0 +1,48 @@
+"""The embeddings of a report: one scatter for each group of runs and data set."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sslmanifold.plots.style import OKABE_ITO
+from sslmanifold.report.chart import Chart, frame, numbers, read
+from sslmanifold.report.groups import Group
+
+SCATTERS = 12  # embeddings shown
+
+
+def embeddings(groups: Sequence[Group], names: Sequence[str], points: int = 300) -> tuple[str, list[Chart]]:
+    """Heading and charts: training points of the first finished run of each group and data set, coloured by label."""
+    palette = [*list(OKABE_ITO.values())[1:], "#000000", "#999999", "#7F3C8D"]
+    found: list[Chart] = []
+    available = 0
+    for data in names:
+        for group in groups:
+            record = next((r for r in group.on(data) if r.status == "completed"), None)
+            arrays = {} if record is None else read(record, "embedding_final", "labels")
+            if "embedding_final" not in arrays:
+                continue
+            available += 1
+            if len(found) >= SCATTERS:
+                continue
+            embedding = arrays["embedding_final"][0]  # first replica, (n, z)
+            labels = arrays.get("labels", np.zeros(len(embedding), int))
+            chosen = np.linspace(0, len(embedding) - 1, min(points, len(embedding))).astype(int)
+            first = embedding[chosen, 0]
+            second = embedding[chosen, 1] if embedding.shape[1] > 1 else np.zeros_like(first)
+            traces = []
+            for index, label in enumerate(np.unique(labels)[:10]):
+                mask = labels[chosen] == label
+                traces.append(
+                    {
+                        "type": "scatter", "mode": "markers", "name": str(label), "x": numbers(first[mask]),
+                        "y": numbers(second[mask]), "marker": {"color": palette[index % len(palette)], "size": 5},
+                        "hovertemplate": f"label {label}<br>(%{{x}}, %{{y}})<extra></extra>",
+                        "showlegend": len(np.unique(labels)) > 1,
+                    }
+                )  # fmt: skip
+            found.append({"data": traces, "layout": frame(f"{group.label} on {data}", "u₁", "u₂")})
+    heading = "Embeddings at the end"
+    if available > len(found):
+        heading += f": the first {len(found)} of {available}"
+    return heading, found
