@@ -117,7 +117,7 @@ def log_probes(run_dir: Path, mode: str = "offline") -> bool:
         settings=wandb.Settings(silent=True, console="off", root_dir=str(folder.path)),
     )
     try:
-        run.log(_probe_media(found))
+        run.log(_probe_media(found), step=int(folder.summary.get("steps") or 0) + 1)
     finally:
         run.finish()
     marker.touch()

@@ -114,7 +114,11 @@ class DynamicsLogger(WandbLogger):
             row["epoch"] = step
         if not self._defined:
             self._define(row)
-        super().log_metrics(row, step)
+        if step is None:
+            super().log_metrics(row)
+        else:
+            # W&B's own step is the optimizer's: the part of a resumed run goes on where the first one stopped
+            self.experiment.log(row | {"trainer/global_step": step}, step=step)
 
     def _define(self, row: dict[str, float]) -> None:
         axis = next(key for key in AXES if key in row or key == AXES[-1])

@@ -111,6 +111,7 @@ def test_probes_join_the_same_run_and_are_synced_together(
     assert of_type(first, "run")[0]["run_id"] == of_type(second, "run")[0]["run_id"]
     (row,) = [r["item"] for r in of_type(second, "history")]
     assert row["probe/knn/accuracy"] == 0.75
+    assert row["_step"] > max(r["item"]["_step"] for r in of_type(first, "history"))
     (path,) = folder.glob("wandb/offline-run-*/files/media/table/probe/knn/predictions*.json")
     assert json.loads(path.read_text())["data"][1] == ["0", "1", 1, False]
     assert [len(parts) for parts in sync.offline_runs([str(tmp_path)]).values()] == [2]
@@ -157,7 +158,19 @@ def test_tensorboard_holds_the_same_rows(train: Callable[..., Run], tmp_path: Pa
     assert "summary/text_summary" in events.Tags()["tensors"]
 
 
-def test_a_resumed_run_continues_the_same_wandb_run(train: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_same_wandb_run(
+    train: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    started: list[str | None] = []
+    init = wandb.init
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        started.append(kwargs.get("resume"))
+        return init(*args, **kwargs)
+
+    monkeypatch.setattr(wandb, "init", watched)
     line = ("data=half_moons", "data.n=40", "logger=wandb")
     train(*line, "trainer.max_steps=20", folder=tmp_path / "run")
     train(*line, "trainer.max_steps=40", f"ckpt_path={tmp_path / 'run'}", folder=tmp_path / "run")
@@ -170,3 +183,7 @@ def test_a_resumed_run_continues_the_same_wandb_run(train: Callable[..., Run], t
         if "epoch" in r["item"]
     ]
     assert epochs == [0, 10, 20, 30, 40]
+    steps = [[r["item"]["_step"] for r in of_type(part, "history")] for part in (first, second)]
+    assert steps[0][0] == 0
+    assert max(steps[0]) < min(steps[1]), "an upload would put the second part over the first"
+    assert started == [None, "allow"]
