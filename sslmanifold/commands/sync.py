@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sslmanifold.config.application import EXIT_MISTAKE
+from sslmanifold.config.application import EXIT_FAILED, EXIT_MISTAKE
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError
 
@@ -34,9 +34,24 @@ def offline_runs(folders: list[str]) -> dict[str, list[Path]]:
             parts.append(root)
         for path in sorted(parts, key=lambda p: p.name):
             # wandb leaves NAME.wandb.synced beside a file that was uploaded
-            if any(path.glob("*.wandb")) and not any(path.glob("*.wandb.synced")):
-                found.setdefault(path.name.rsplit("-", 1)[-1], []).append(path)
+            if any(path.glob("*.wandb.synced")):
+                continue
+            # the file names the run; its folder's name may go on, when two parts began in one second
+            for file in path.glob("run-*.wandb"):
+                found.setdefault(file.stem.removeprefix("run-"), []).append(path)
     return found
+
+
+def _log_in() -> None:
+    """Raise before anything is uploaded if there is no account, or no way to the server."""
+    import wandb
+
+    try:
+        logged_in = wandb.login(prompt=False, verify=True)
+    except wandb.Error as error:
+        raise UserError(f"W&B refused the log-in: {error}. Nothing was uploaded") from error
+    if not logged_in:
+        raise UserError("no W&B account here: run `wandb login`, or set WANDB_API_KEY. Nothing was uploaded")
 
 
 def _add_probes(folders: list[str]) -> None:
@@ -60,9 +75,11 @@ def main(arguments: list[str]) -> int:
         if wanted not in ("true", "false"):
             raise UserError(f"dry_run={options['dry_run']} is neither true nor false")
         dry_run = wanted == "true"
-        if dry_run is False:
+        if not dry_run:
             _add_probes(folders)
         runs = offline_runs(folders)
+        if runs and not dry_run:
+            _log_in()
     except UserError as error:
         print(f"sslmanifold sync: {error}", file=sys.stderr)
         return EXIT_MISTAKE
@@ -70,10 +87,17 @@ def main(arguments: list[str]) -> int:
         print("nothing to upload: no offline W&B run that is not uploaded yet (train with logger=wandb)")
         return 0
     extra = [f"--{key}={options[key]}" for key in ("project", "entity") if key in options]
-    status = 0
+    failed = []
     for name, paths in runs.items():
         print(f"{name}: {', '.join(map(str, paths))}", flush=True)
         if not dry_run:
             command = [sys.executable, "-m", "wandb", "sync", "--yes", *extra, *map(str, paths)]
-            status = max(status, subprocess.run(command, check=False).returncode)
-    return status
+            if subprocess.run(command, check=False).returncode != 0:
+                failed.append(name)
+    if failed:
+        print(
+            f"sslmanifold sync: {len(failed)} of {len(runs)} runs were not uploaded: {', '.join(failed)}. "
+            "The same command goes on with them",
+            file=sys.stderr,
+        )
+    return EXIT_FAILED if failed else 0

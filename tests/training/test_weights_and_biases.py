@@ -1,6 +1,7 @@
 """The offline W&B run, read back from its file: what was logged is what was measured."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -126,8 +127,9 @@ def test_probes_join_the_same_run_and_are_synced_together(
 def test_sync_hands_wandb_the_parts_in_order(
     logged: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for stamp in ("20260102_000000", "20260101_000000"):
-        part = tmp_path / "wandb" / f"offline-run-{stamp}-abc"
+    # two parts that began in the same second: wandb tells the folders apart by a number
+    for name in ("20260102_000000-abc", "20260101_000000-abc-1", "20260101_000000-abc"):
+        part = tmp_path / "wandb" / f"offline-run-{name}"
         part.mkdir(parents=True)
         (part / "run-abc.wandb").touch()
     calls: list[list[str]] = []
@@ -137,11 +139,44 @@ def test_sync_hands_wandb_the_parts_in_order(
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("wandb.login", lambda **_: True)
     assert sync.main([str(tmp_path), "project=p"]) == 0
     (command,) = calls
     assert command[1:4] == ["-m", "wandb", "sync"]
     assert "--project=p" in command
-    assert [Path(c).name[:20] for c in command[-2:]] == ["offline-run-20260101", "offline-run-20260102"]
+    names = ["20260101_000000-abc", "20260101_000000-abc-1", "20260102_000000-abc"]
+    assert [Path(c).name for c in command[-3:]] == [f"offline-run-{name}" for name in names]
+
+
+def test_sync_without_an_account_says_so_once(tmp_path: Path) -> None:
+    for run_id in ("abc", "def"):
+        part = tmp_path / "wandb" / f"offline-run-20260101_000000-{run_id}"
+        part.mkdir(parents=True)
+        (part / f"run-{run_id}.wandb").touch()
+    nobody = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "sslmanifold", "sync", str(tmp_path)]
+    done = subprocess.run(command, env=nobody, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("wandb:")]
+    assert line.startswith("sslmanifold sync: no W&B account here: run `wandb login`, or set WANDB_API_KEY")
+
+
+def test_sync_names_what_was_not_uploaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run_id in ("abc", "def", "ghi"):
+        part = tmp_path / "wandb" / f"offline-run-20260101_000000-{run_id}"
+        part.mkdir(parents=True)
+        (part / f"run-{run_id}.wandb").touch()
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, int("def" in command[-1]))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("wandb.login", lambda **_: True)
+    assert sync.main([str(tmp_path)]) == 1
+    assert "1 of 3 runs were not uploaded: def." in capsys.readouterr().err
 
 
 def test_tensorboard_holds_the_same_rows(train: Callable[..., Run], tmp_path: Path) -> None:
