@@ -16,6 +16,7 @@ def reproduce_options(
     force: bool = False,
     data: Literal["auto", "mnist", "digits"] = "auto",
     root: str | None = None,
+    jobs: Annotated[int, Field(gt=0)] | None = None,
     threads: Annotated[int, Field(gt=0)] = 1,
     gallery: str | None = None,
 ) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def reproduce_options(
         "force": force,
         "data": data,
         "root": root,
+        "jobs": jobs,
         "threads": threads,
         "gallery": gallery,
     }

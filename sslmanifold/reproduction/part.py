@@ -18,6 +18,10 @@ T = TypeVar("T")
 IMAGE_PARTS = ("fig4", "constraints")
 
 
+def no_progress(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
 @dataclass
 class Settings:
     """What the user chose, and where things go.
@@ -36,7 +40,7 @@ class Settings:
     quick: bool = False
     data: str = "digits"
     root: str | None = None
-    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
+    progress: Callable[[int, int], None] = no_progress
 
     def choose(self, full: T, quick: T) -> T:
         """The size for a full or for a quick reproduction."""
@@ -88,9 +92,11 @@ class Part:
         title: for the progress bar and the README.
         compute: settings → result.
         draw: arrays, facts → figures by file name; None where there is nothing to draw.
+        timed: whether it measures times: it then runs when nothing else does.
     """
 
     name: str
     title: str
     compute: Callable[[Settings], Result]
     draw: "Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], dict[str, Figure]] | None" = None
+    timed: bool = False

@@ -3,8 +3,8 @@
 import json
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ from sslmanifold.reproduction.part import Part, Settings
 from sslmanifold.reproduction.parts import PARTS
 from sslmanifold.reproduction.readme import readme_text
 from sslmanifold.reproduction.store import Store
+from sslmanifold.reproduction.workers import Progress, in_processes
 from sslmanifold.runs import atomic
-
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 def chosen_parts(figure: Any) -> list[Part]:
@@ -38,7 +37,13 @@ def chosen_parts(figure: Any) -> list[Part]:
 
 
 def reproduce(
-    parts: Sequence[Part], settings: Settings, *, force: bool, progress: Progress
+    parts: Sequence[Part],
+    settings: Settings,
+    *,
+    force: bool,
+    progress: Progress,
+    jobs: int = 1,
+    threads: int = 1,
 ) -> list[dict[str, Any]]:
     """Compute what is not finished, draw, and write ``claims.json`` and ``README.md`` of all finished parts.
 
@@ -46,22 +51,36 @@ def reproduce(
         parts: what to do now; finished parts of earlier calls stay in the tables.
         force: compute finished parts again.
         progress: title → a context that gives (done, total) → None.
+        jobs: how many processes compute parts at once; parts that measure times come last, alone, in this one.
+        threads: torch and BLAS threads of each of those processes.
 
     Returns:
         The claims of every finished part, as written.
     """
     store = Store(settings.folder)
+    todo = [part for part in parts if force or not store.finished(part.name, settings)]
     for part in parts:
-        if force or not store.finished(part.name, settings):
-            start, cpu = time.monotonic(), time.process_time()
-            with progress(part.title) as settings.progress:
-                result = part.compute(settings)
-            store.save(part.name, settings, result, time.monotonic() - start, time.process_time() - cpu)
+        if part not in todo and part.draw is not None and not drawn(part, settings, store):
             draw(part, settings, store)
-        elif part.draw is not None and not drawn(part, settings, store):
-            draw(part, settings, store)
+    apart = [part for part in todo if not part.timed]
+    if min(jobs, len(apart)) > 1:
+        for _ in in_processes(apart, settings, min(jobs, len(apart)), threads, progress):
+            write_tables(settings, store)
+        todo = [part for part in todo if part.timed]
+    for part in todo:
+        with progress(part.title) as shown:
+            finish(part, replace(settings, progress=shown))
         write_tables(settings, store)
     return write_tables(settings, store)
+
+
+def finish(part: Part, settings: Settings) -> None:
+    """Compute a part, keep it, draw it."""
+    store = Store(settings.folder)
+    start, cpu = time.monotonic(), time.process_time()
+    result = part.compute(settings)
+    store.save(part.name, settings, result, time.monotonic() - start, time.process_time() - cpu)
+    draw(part, settings, store)
 
 
 def drawn(part: Part, settings: Settings, store: Store) -> bool:

@@ -6,6 +6,13 @@ from sslmanifold.reproduction.part import Settings
 from sslmanifold.runs import Run
 
 
+def _whole(run: Run) -> Run:
+    """The run, unless a signal cut it short: nothing may be computed from half a training."""
+    if run.summary["status"] == "interrupted":
+        raise KeyboardInterrupt
+    return run
+
+
 def trained(settings: Settings, experiment: str, overrides: Sequence[str] = (), name: str = "") -> Run:
     """``sslmanifold train +experiment=<experiment> seed=… <overrides>``, in ``runs/<name>``."""
     from sslmanifold.config.application import plain
@@ -13,7 +20,7 @@ def trained(settings: Settings, experiment: str, overrides: Sequence[str] = (), 
     from sslmanifold.training.fit import run_training
 
     lines = [f"+experiment={experiment}", f"seed={settings.seed}", "overwrite=true", *overrides]
-    return run_training(plain(composed("train", lines)), settings.run_folder(name or experiment))
+    return _whole(run_training(plain(composed("train", lines)), settings.run_folder(name or experiment)))
 
 
 def solved(settings: Settings, experiment: str, overrides: Sequence[str] = (), name: str = "") -> Run:
@@ -23,4 +30,4 @@ def solved(settings: Settings, experiment: str, overrides: Sequence[str] = (), n
     from sslmanifold.training.dynamics import solve_dynamics
 
     lines = [f"+experiment={experiment}", f"seed={settings.seed}", "overwrite=true", *overrides]
-    return solve_dynamics(plain(composed("dynamics", lines)), settings.run_folder(name or experiment))
+    return _whole(solve_dynamics(plain(composed("dynamics", lines)), settings.run_folder(name or experiment)))

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,15 @@ from sslmanifold.reproduction.parts import PARTS
 from sslmanifold.reproduction.reproduce import chosen_parts, read_claims
 
 
+def line(folder: Path, *overrides: str) -> list[str]:
+    quick = ["quick=true", f"hydra.run.dir={folder}/out"]
+    return [sys.executable, "-m", "sslmanifold", "reproduce", *quick, *overrides]
+
+
 def call(folder: Path, *overrides: str, data: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"SSLMANIFOLD_DATA": str(data or folder / "nothing")}
-    command = [sys.executable, "-m", "sslmanifold", "reproduce", "quick=true", f"hydra.run.dir={folder}/out"]
     return subprocess.run(
-        [*command, *overrides],
+        line(folder, *overrides),
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -30,10 +36,19 @@ def call(folder: Path, *overrides: str, data: Path | None = None) -> subprocess.
     )
 
 
+def living(group: int) -> list[str]:
+    """The processes of a group that still run."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [row.split(maxsplit=2) for row in listed.stdout.splitlines()]
+    return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reproduce")
-    finished = call(folder, "figure=[naive,5,theorem3]", f"gallery={folder}/gallery")
+    finished = call(folder, "figure=[naive,5,theorem3]", f"gallery={folder}/gallery", "jobs=2")
     assert finished.returncode == 0, finished.stderr
     return folder
 
@@ -54,6 +69,12 @@ def test_figures_claims_and_readme(written: Path) -> None:
             assert "Seed 0" in image.info["Description"]
             assert "sslmanifold reproduce figure=" in image.info["Description"]
             assert "alf moons" in image.info["Description"]
+
+
+def test_the_number_of_processes_changes_no_number(written: Path, tmp_path: Path) -> None:
+    assert call(tmp_path, "figure=[naive,5,theorem3]", "jobs=1").returncode == 0
+    alone, together = read_claims(tmp_path / "out"), read_claims(written / "out")
+    assert together == alone
 
 
 def test_the_gallery_is_small_and_says_where_it_comes_from(written: Path) -> None:
@@ -113,3 +134,27 @@ def test_parts_are_chosen_by_number_name_and_list() -> None:
     assert [p.name for p in chosen_parts("all")] == list(PARTS)
     assert [p.name for p in chosen_parts(3)] == ["fig3"]
     assert [p.name for p in chosen_parts(["theorem2", 1])] == ["fig1", "theorem2"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupted_part_is_not_kept(tmp_path: Path, jobs: int) -> None:
+    command = line(tmp_path, "figure=[lemma1,6,3]", f"jobs={jobs}")
+    trained = tmp_path / "out" / "runs"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        # in the middle of a training: its folder is there, its summary is not
+        while not any(not (run / "summary.json").exists() for run in trained.glob("*/")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: every process of the terminal
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    kept = {path.stem for path in (tmp_path / "out" / "parts").glob("*.json")}
+    assert kept <= {"lemma1"}
+    while living(process.pid):  # multiprocessing's own bookkeeper ends a moment after the program
+        assert time.monotonic() < deadline, "a worker is left"
+        time.sleep(0.1)

@@ -250,4 +250,4 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
     return {"fig4": figure}
 
 
-PART = Part("fig4", "Figure 4: run time and downstream accuracy", compute, draw)
+PART = Part("fig4", "Figure 4: run time and downstream accuracy", compute, draw, timed=True)
