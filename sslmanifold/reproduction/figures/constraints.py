@@ -8,6 +8,7 @@ import torch
 
 from sslmanifold.plots.style import constraint_colour
 from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.images import mnist_name
 from sslmanifold.reproduction.part import Part, Result, Settings
 from sslmanifold.reproduction.runs import trained
 
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
 CONSTRAINTS = ("none", "frobenius", "operator_norm", "scaled", "orthogonal")
 COLLAPSING = ("none", "frobenius")
-STYLES = dict(zip(CONSTRAINTS, ("-", "--", "-.", ":", "-"), strict=True))
+# the last three lie on each other: drawn from wide to narrow, each shows beside the next
+STYLES: dict[str, dict[str, Any]] = {
+    "none": {"linestyle": "-"},
+    "frobenius": {"linestyle": "--"},
+    "orthogonal": {"linestyle": "-", "linewidth": 7, "solid_capstyle": "butt"},
+    "operator_norm": {"linestyle": "-", "linewidth": 4, "solid_capstyle": "butt"},
+    "scaled": {"linestyle": (0, (2, 2)), "linewidth": 2},
+}
 
 
 def data_sets(settings: Settings) -> dict[str, list[str]]:
@@ -45,8 +53,6 @@ def compute(settings: Settings) -> Result:
     status: dict[str, dict[str, str]] = {name: {} for name in CONSTRAINTS}
     for name, constraint in settings.track([(n, c) for n in sets for c in CONSTRAINTS]):
         overrides = [*sets[name], f"constraint={constraint}", f"trainer.max_steps={steps}"]
-        # finer rows where the run ends itself by diverging
-        overrides += ["trainer.log_every_n_steps=1"] if constraint == "none" else []
         run = trained(settings, "constraints", overrides, f"constraints_{name}_{constraint}")
         spectra = run.trajectory["singular_values"][:, 0]  # (T, z)
         values = spectra[np.isfinite(spectra).all(1)][
@@ -91,12 +97,15 @@ def compute(settings: Settings) -> Result:
             command=command,
         ),
     ]  # fmt: skip
+    titles = {name: name.replace("_", " ") for name in sets}
+    if "mnist" in sets:
+        titles["mnist"] = mnist_name(settings.root)
     caption = (
-        f"{', '.join(sets)} (images: 20 principal components), contrastive 1/n loss, linear network, z = "
+        f"{', '.join(titles.values())} (images: 20 principal components), contrastive 1/n loss, linear network, z = "
         f"4 (half moons 2), "
         "learning rate 1/(20‖C‖)"
     )
-    return Result(claims, arrays, {"sets": list(sets), "status": status}, caption)
+    return Result(claims, arrays, {"sets": list(sets), "titles": titles, "status": status}, caption)
 
 
 def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
@@ -110,15 +119,15 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
     for column, name in enumerate(sets):
         upper, lower = axes[:, column]
         floor = 0.0
-        for constraint in CONSTRAINTS:
-            colour, style = constraint_colour(constraint), STYLES[constraint]
+        for constraint, style in STYLES.items():
+            line = style | {"color": constraint_colour(constraint)}
             steps, loss = arrays[f"steps_{name}_{constraint}"], arrays[f"loss_{name}_{constraint}"]
-            upper.plot(np.maximum(steps, 1), loss, style, color=colour, label=constraint)
-            lower.plot(np.maximum(steps, 1), arrays[f"rank_{name}_{constraint}"], style, color=colour)
+            upper.plot(np.maximum(steps, 1), loss, label=constraint, **line)
+            lower.plot(np.maximum(steps, 1), arrays[f"rank_{name}_{constraint}"], **line)
             if constraint != "none":
                 floor = min(floor, float(loss.min()))
         upper.set(
-            title=name.replace("_", " "),
+            title=facts["titles"][name],
             xscale="log",
             xlabel="step",
             ylabel="loss / n",

@@ -14,6 +14,7 @@ from sslmanifold.data.samples import Samples
 from sslmanifold.plots.style import OKABE_ITO
 from sslmanifold.reproduction.claims import Check, Claim
 from sslmanifold.reproduction.descent import Loss, descend, moment_loss, triplet_loss
+from sslmanifold.reproduction.images import mnist_name
 from sslmanifold.reproduction.part import Part, Result, Settings
 from sslmanifold.reproduction.problem import Problem, problem, streams
 from sslmanifold.reproduction.runs import trained
@@ -142,9 +143,11 @@ def compute(settings: Settings) -> Result:
     arrays |= {f"time_{key}": np.array(values) for key, values in times.items()}
     arrays |= {f"narrow_{key}": np.array(values) for key, values in narrow_times.items()}
     arrays["steps"] = run.trajectory["steps"]
-    name = {"mnist": "MNIST", "digits": "scikit-learn's 8×8 digits (MNIST's files are not there)"}[
-        settings.data
-    ]
+    name = (
+        mnist_name(settings.root)
+        if settings.data == "mnist"
+        else "scikit-learn's 8×8 digits (MNIST's files are not there)"
+    )
     command = settings.command("fig4")
     setting = f"Figure 4; {name}, classes {CLASSES[0]} and {CLASSES[1]}, n = {n}, d = {d}, z = {Z}"
     evidence = (
