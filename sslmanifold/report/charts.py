@@ -62,10 +62,17 @@ def _median(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray
     return grid, np.nanmedian(np.stack(rows), axis=0)
 
 
+def _widths(groups: Sequence[Group]) -> dict[str, float]:
+    """Line widths, from wide to narrow in the order of drawing: curves that coincide all show."""
+    if len(groups) > 6:
+        return dict.fromkeys((group.label for group in groups), 2.5)
+    return {group.label: 1.6 + 0.9 * below for below, group in enumerate(reversed(groups))}
+
+
 def _group_traces(
-    group: Group, curves: list[tuple[str, np.ndarray, np.ndarray]], single: bool, dash: str = "solid"
+    group: Group, curves: list[tuple[str, np.ndarray, np.ndarray]], single: bool, width: float
 ) -> list[Chart]:
-    """The group's median, and behind it every run as a thin line; the legend's entry toggles both."""
+    """Every run of a group as a thin line, then their median; the legend's entry toggles both."""
     traces: list[Chart] = []
     if single and len(curves) > 1:
         x: list[float | None] = []
@@ -88,7 +95,7 @@ def _group_traces(
     traces.append(
         {
             "type": "scatter", "mode": "lines", "x": numbers(steps), "y": numbers(values), "name": group.label,
-            "legendgroup": group.label, "line": {"color": group.colour, "width": 2.5, "dash": dash},
+            "legendgroup": group.label, "line": {"color": group.colour, "width": width},
             "hovertemplate": f"{group.label}<br>{count}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
         }
     )  # fmt: skip
@@ -97,6 +104,7 @@ def _group_traces(
 
 def _curves(groups: Sequence[Group], data: str, key: str, logarithmic: bool, total: int) -> Chart | None:
     traces: list[Chart] = []
+    widths = _widths(groups)
     for group in groups:
         curves = []
         for record in group.on(data):
@@ -110,16 +118,25 @@ def _curves(groups: Sequence[Group], data: str, key: str, logarithmic: bool, tot
             if len(steps):
                 curves.append((record.name, steps, values))
         if curves:
-            traces += _group_traces(group, curves, total <= SINGLE_RUNS)
+            traces += _group_traces(group, curves, total <= SINGLE_RUNS, widths[group.label])
     if not traces:
         return None
+    traces.sort(key=_in_front)
     return {"data": traces, "layout": frame(data, "optimizer step", CURVES[key][0], logarithmic)}
+
+
+def _in_front(trace: Chart) -> int:
+    """Order of drawing: single runs behind the medians, the theory in front of them."""
+    if "name" in trace:
+        return 1
+    return 2 if "dash" in trace["line"] else 0
 
 
 def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
     """Loss of the training and, dashed black, of its ODE; the axis spans the runs that did not diverge."""
     traces: list[Chart] = []
     low, high = math.inf, -math.inf
+    widths = _widths(groups)
     for group in groups:
         trained, flows = [], []
         for record in group.on(data):
@@ -133,7 +150,7 @@ def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
             if flow is not None:
                 flows.append(flow)
         if trained:
-            traces += _group_traces(group, trained, total <= SINGLE_RUNS)
+            traces += _group_traces(group, trained, total <= SINGLE_RUNS, widths[group.label])
         if flows:
             steps, values = _median(flows)
             traces.append(
@@ -150,6 +167,7 @@ def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
     if low < high:
         margin = 0.06 * (high - low)
         layout["yaxis"]["range"] = [low - margin, high + margin]
+    traces.sort(key=_in_front)
     return {"data": traces, "layout": layout}
 
 

@@ -53,7 +53,11 @@ def what_was_swept(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def best_and_worst(groups: Sequence[Group], records: Sequence[Record]) -> list[tuple[str, str, str, str]]:
-    """(data, metric heading, best group, worst group) wherever two groups can be compared."""
+    """(data, metric heading, best group, worst group) wherever two groups can be compared.
+
+    Groups that the spread over seeds does not tell from the best (or worst) are named with it; where it tells none
+    of them apart, there is no best.
+    """
     rows = []
     for data in data_names(records):
         for key, (heading, larger) in metrics_present(records).items():
@@ -63,13 +67,24 @@ def best_and_worst(groups: Sequence[Group], records: Sequence[Record]) -> list[t
             for group in groups:
                 found = mean_and_spread(group.on(data), key)
                 if found is not None:
-                    means[group.label] = (abs(found[0]), cell(group.on(data), key))
+                    means[group.label] = (abs(found[0]), found[1], cell(group.on(data), key))
             if len(means) < 2:
                 continue
             order = sorted(means, key=lambda label: means[label][0], reverse=larger)
-            best, worst = (f"{label}: {means[label][1]}" for label in (order[0], order[-1]))
-            rows.append((data, heading, best, worst))
+            if _alike(means[order[0]], means[order[-1]]):
+                rows.append((data, heading, "no difference beyond the spread", ""))
+                continue
+            ends = []
+            for end in (order[0], order[-1]):
+                alike = [label for label in means if label != end and _alike(means[label], means[end])]
+                ends.append(f"{end}: {means[end][2]}" + (f", like {', '.join(alike)}" if alike else ""))
+            rows.append((data, heading, ends[0], ends[1]))
     return rows
+
+
+def _alike(one: tuple[float, float, str], other: tuple[float, float, str]) -> bool:
+    """Whether two (mean, spread, …) differ by no more than the larger spread, or by a thousandth."""
+    return abs(one[0] - other[0]) <= max(one[1], other[1], 1e-3 * one[0])
 
 
 def describe(record: Record, keys: Sequence[str]) -> str:

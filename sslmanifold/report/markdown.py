@@ -38,13 +38,13 @@ def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
     for key, (heading, _) in findings.metrics_present(records).items():
         parts += [
             f"### {heading}",
-            _table(["", *names], [(g.label, *(cell(g.on(d), key) for d in names)) for g in groups]),
+            _table(["constraint", *names], [(g.label, *(cell(g.on(d), key) for d in names)) for g in groups]),
         ]
     predictions = findings.predicted_against_seen(groups, records)
     if predictions:
         parts += [
             "## Predicted against seen",
-            _table(["what", "", "data", "predicted", "seen"], predictions),
+            _table(["what", "constraint", "data", "predicted", "seen"], predictions),
         ]
     jobs = [
         (

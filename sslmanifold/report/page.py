@@ -190,7 +190,9 @@ def _means(records: Sequence[Record], groups: Sequence[Any]) -> str:
             + [escape(cell(g.on(data), key)) for data in names]
             for g in groups
         ]
-        parts.append(f'<div class="card scroll">{_table(["", *names], rows, caption=heading)}</div>')
+        parts.append(
+            f'<div class="card scroll">{_table(["constraint", *names], rows, caption=heading)}</div>'
+        )
     note = "Mean ± standard deviation over seeds and replicas (count). Diverged runs count as they last were."
     return (
         f'<h2>Constraint × data</h2><p class="lead">{note}</p><div class="grid">{"".join(parts)}</div>'
@@ -202,7 +204,9 @@ def _means(records: Sequence[Record], groups: Sequence[Any]) -> str:
 def _predictions(rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return ""
-    table = _table(["what", "", "data", "predicted", "seen"], [[escape(c) for c in row] for row in rows])
+    table = _table(
+        ["what", "constraint", "data", "predicted", "seen"], [[escape(c) for c in row] for row in rows]
+    )
     return f'<h2>Predicted against seen, in numbers</h2><div class="card scroll">{table}</div>'
 
 

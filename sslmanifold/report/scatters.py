@@ -12,13 +12,17 @@ SCATTERS = 12  # embeddings shown
 
 
 def embeddings(groups: Sequence[Group], names: Sequence[str], points: int = 300) -> tuple[str, list[Chart]]:
-    """Heading and charts: training points of the first finished run of each group and data set, coloured by label."""
+    """Heading and charts: training points of the first run of each group and data set, coloured by label.
+
+    Of a group whose runs all diverged, the last finite state: that is where its collapse shows.
+    """
     palette = [*list(OKABE_ITO.values())[1:], "#000000", "#999999", "#7F3C8D"]
     found: list[Chart] = []
     available = 0
     for data in names:
         for group in groups:
-            record = next((r for r in group.on(data) if r.status == "completed"), None)
+            ended = [r for status in ("completed", "diverged") for r in group.on(data) if r.status == status]
+            record = ended[0] if ended else None
             arrays = {} if record is None else read(record, "embedding_final", "labels")
             if "embedding_final" not in arrays:
                 continue
@@ -41,7 +45,10 @@ def embeddings(groups: Sequence[Group], names: Sequence[str], points: int = 300)
                         "showlegend": len(np.unique(labels)) > 1,
                     }
                 )  # fmt: skip
-            found.append({"data": traces, "layout": frame(f"{group.label} on {data}", "u₁", "u₂")})
+            title = f"{group.label} on {data}"
+            if record is not None and record.status == "diverged":
+                title += " (diverged)"
+            found.append({"data": traces, "layout": frame(title, "u₁", "u₂")})
     heading = "Embeddings at the end"
     if available > len(found):
         heading += f": the first {len(found)} of {available}"

@@ -112,6 +112,34 @@ def test_where_collapse_begins(
     assert is_collapsed(collect([tmp_path])[0]) is collapsed
 
 
+def test_what_the_spread_does_not_tell_apart_is_not_ranked(
+    tmp_path: Path, write_run: Callable[..., RunFolder]
+) -> None:
+    ranks = {
+        "orthogonal.Orthogonal": (1.90, 1.94),
+        "scaled.Scaled": (1.91, 1.92),
+        "none.Unconstrained": (1.0, 1.1),
+    }
+    for constraint, values in ranks.items():
+        for seed, value in enumerate(values):
+            write_run(tmp_path / f"{constraint}{seed}", constraint, seed=seed, rank=value)
+    records = collect([tmp_path])
+    rows = {row[1]: row for row in best_and_worst(grouped(records, swept_keys(records)), records)}
+    _, _, best, worst = rows["Effective rank of the embedding"]
+    assert best == "orthogonal: 1.92 ± 0.028 (2), like scaled"
+    assert worst == "none: 1.05 ± 0.071 (2)"
+    # write_run gives every run the same deviation
+    assert rows["Largest deviation from the ODE"][2:] == ("no difference beyond the spread", "")
+
+
+def test_a_diverged_groups_embedding_is_shown(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
+    write_run(tmp_path / "0", "none.Unconstrained", status="diverged")
+    records = collect([tmp_path])
+    sections = dict(charts(grouped(records, swept_keys(records)), records))
+    (chart,) = next(found for heading, found in sections.items() if heading.startswith("Embeddings"))
+    assert chart["layout"]["title"]["text"].endswith("(diverged)")
+
+
 def test_best_worst_failures_and_predictions(sweep: Path) -> None:
     records = collect([sweep])
     groups = grouped(records, swept_keys(records))
