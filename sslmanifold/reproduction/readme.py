@@ -29,8 +29,7 @@ def readme_text(
         "the check that decides; `claims.json` has all of them.",
         "",
         f"{len(finished)} of {len(parts)} parts done, "
-        f"{sum(record['seconds'] for record in finished.values()):.0f} s in all "
-        f"({sum(record['cpu_seconds'] for record in finished.values()):.0f} s of CPU time).",
+        f"{sum(record['cpu_seconds'] for record in finished.values()):.0f} s of processor time in all.",
         "",
         "| statement | verdict | deciding number | value | tolerance | evidence |",
         "|---|---|---|---|---|---|",
