@@ -39,6 +39,8 @@ class SweepStart(Callback):
             else:
                 # hydra.sweep.dir ends in this name; workers of every launcher inherit the environment
                 os.environ["SSLMANIFOLD_RUN_ID"] = earlier.name
+        # Ray would report its use to its makers; the user may still say so
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         folder = Path(hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         manifest = Manifest(line, _jobs(config))

@@ -33,7 +33,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and the process's own arguments and environment afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    for name in ("HYDRA_FULL_ERROR", "SSLMANIFOLD_RUN_ID"):
+    for name in ("HYDRA_FULL_ERROR", "SSLMANIFOLD_RUN_ID", "RAY_USAGE_STATS_ENABLED"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -102,6 +102,14 @@ def test_two_sweeps_of_one_second_do_not_meet(scratch: Path) -> None:
         assert call("train", "-m", "data=half_moons", "model.hidden=1", "seed=0") == 1
         names = {p.name for p in (scratch / "multirun" / "train").iterdir()}
     assert len(names) == 3
+
+
+def test_rays_usage_statistics_are_off_unless_asked(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("train", "-m", "seed=0", *SMALL) == 0
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    assert call("train", "-m", "seed=0", *SMALL) == 0
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
 
 
 def test_a_preset_sweeps_without_minus_m(scratch: Path) -> None:
