@@ -22,6 +22,10 @@ METRICS: dict[str, tuple[str, bool | None]] = {
 }
 
 
+# differences below these are rounding: a gap of 1e-5 is the optimum in float32
+FLOORS = {"train/optimality_gap": 1e-5}
+
+
 def metrics_present(records: Sequence[Record]) -> dict[str, tuple[str, bool | None]]:
     """The metrics that at least one run has, probe accuracies included."""
     probes = sorted(
@@ -71,20 +75,22 @@ def best_and_worst(groups: Sequence[Group], records: Sequence[Record]) -> list[t
             if len(means) < 2:
                 continue
             order = sorted(means, key=lambda label: means[label][0], reverse=larger)
-            if _alike(means[order[0]], means[order[-1]]):
+            floor = FLOORS.get(key, 0.0)
+            if _alike(means[order[0]], means[order[-1]], floor):
                 rows.append((data, heading, "no difference beyond the spread", ""))
                 continue
             ends = []
             for end in (order[0], order[-1]):
-                alike = [label for label in means if label != end and _alike(means[label], means[end])]
-                ends.append(f"{end}: {means[end][2]}" + (f", like {', '.join(alike)}" if alike else ""))
+                alike = [label for label in means if label != end and _alike(means[label], means[end], floor)]
+                names = ", ".join(alike) if len(alike) <= 3 else f"{len(alike)} others"
+                ends.append(f"{end}: {means[end][2]}" + (f", like {names}" if alike else ""))
             rows.append((data, heading, ends[0], ends[1]))
     return rows
 
 
-def _alike(one: tuple[float, float, str], other: tuple[float, float, str]) -> bool:
-    """Whether two (mean, spread, …) differ by no more than the larger spread, or by a thousandth."""
-    return abs(one[0] - other[0]) <= max(one[1], other[1], 1e-3 * one[0])
+def _alike(one: tuple[float, float, str], other: tuple[float, float, str], floor: float) -> bool:
+    """Whether two (mean, spread, …) differ by no more than the larger spread, a thousandth, or the floor."""
+    return abs(one[0] - other[0]) <= max(one[1], other[1], 1e-3 * one[0], floor)
 
 
 def describe(record: Record, keys: Sequence[str]) -> str:

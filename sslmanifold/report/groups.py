@@ -37,7 +37,7 @@ def grouped(records: Sequence[Record], keys: Sequence[str]) -> list[Group]:
     """The groups in the order in which their first runs come.
 
     Args:
-        keys: the swept keys, as :func:`~sslmanifold.report.records.swept_keys` gives them.
+        keys: what tells the runs apart, as :func:`~sslmanifold.report.records.telling_keys` gives it.
     """
     others = [key for key in keys if key not in ("constraint", "data", "seed")]
     found: dict[tuple[Any, ...], list[Record]] = {}

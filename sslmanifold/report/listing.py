@@ -13,8 +13,8 @@ from rich.text import Text
 
 from sslmanifold.errors import UserError
 from sslmanifold.report.findings import tally
-from sslmanifold.report.records import Record, collect, swept_keys, swept_value
-from sslmanifold.report.terminal import COLUMNS, runs_table
+from sslmanifold.report.records import Record, collect, telling_keys
+from sslmanifold.report.terminal import COLUMNS, fitting, runs_table, value_of, wide_console
 from sslmanifold.sweeps.manifest import Manifest
 
 _COMPARISONS = {
@@ -47,7 +47,7 @@ def listing(
         if patient:
             return Text("no runs yet")
         raise
-    keys = swept_keys(records)
+    keys = telling_keys(records)
     shown = {k: k for k in columns.split(",") if k}
     for key in shown:
         _require(records, key)
@@ -59,6 +59,8 @@ def listing(
     }
     for condition in filter.split(",") if filter else ():
         records = [r for r in records if _holds(r, *_parsed(condition, records))]
+    if not records:
+        return Text(f"no run matches filter={filter}")
     if sort:
         key = COLUMNS.get(sort.lstrip("-"), sort.lstrip("-"))
         if key != "run":
@@ -67,22 +69,15 @@ def listing(
         unknown = [r for r in records if value_of(r, key) is None]
         known.sort(key=lambda r: _order(value_of(r, key)), reverse=sort.startswith("-"))
         records = known + unknown
-    lines: list[RenderableType] = [runs_table(records, keys, shown)]
+    fitted, hidden = fitting(records, keys, shown, wide_console().width)
+    lines: list[RenderableType] = [runs_table(records, fitted, shown)]
+    if hidden:
+        lines.append(Text(f"no room for {', '.join(hidden)}: columns=KEY,… shows them", style="dim"))
     for record in records:
         if record.status == "running":
             lines.append(Text(f"{record.name}: {progress(record)}", style="cyan"))
     lines.append(Text(f"{tally(records)}{_expected(folders, len(records)) if not filter else ''}"))
     return Lines(*lines)
-
-
-def value_of(record: Record, key: str) -> Any:
-    """What a run has under a column: its name, status, a summary key or a key of its configuration."""
-    if key == "run":
-        return record.name
-    if key == "status":
-        return record.status
-    found = record.summary.get(key)
-    return swept_value(record, key) if found is None else found
 
 
 def progress(record: Record) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from sslmanifold.report import findings
 from sslmanifold.report.groups import cell, data_names, grouped
-from sslmanifold.report.records import Record, swept_keys, swept_value
+from sslmanifold.report.records import Record, swept_value, telling_keys
 from sslmanifold.report.terminal import COLUMNS, number
 
 
 def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
     """The text of ``report.md``; links to run folders are relative to ``out``."""
-    keys = swept_keys(records)
+    keys = telling_keys(records)
     groups = grouped(records, keys)
     names = data_names(records)
     parts = [f"# {title}", findings.tally(records)]

@@ -10,7 +10,7 @@ from typing import Any
 from sslmanifold.report import findings
 from sslmanifold.report.charts import charts
 from sslmanifold.report.groups import cell, data_names, grouped
-from sslmanifold.report.records import Record, is_collapsed, swept_keys, swept_value
+from sslmanifold.report.records import Record, is_collapsed, swept_value, telling_keys
 from sslmanifold.report.terminal import COLUMNS, number
 from sslmanifold.version import __version__
 
@@ -90,7 +90,7 @@ def report_page(records: Sequence[Record], title: str, out: Path) -> str:
     """
     from plotly.offline import get_plotlyjs
 
-    keys = swept_keys(records)
+    keys = telling_keys(records)
     groups = grouped(records, keys)
     body = [
         f"<h1>{escape(title)}</h1>",

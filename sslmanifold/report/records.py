@@ -170,6 +170,36 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
     return [k for k in dict.fromkeys(order) if k != "seed"] + (["seed"] if "seed" in leaves else [])
 
 
+def telling_keys(records: Sequence[Record]) -> list[str]:
+    """Of the swept keys those that tell the runs apart: constraint, data, seed, and as few others as do.
+
+    Of a grid these are all its keys. In a folder of unlike runs most keys vary together: a label or a table that
+    names them all is unreadable.
+    """
+    keys = swept_keys(records)
+    always = [key for key in keys if key in ("constraint", "data", "seed")]
+    others = [key for key in keys if key not in always]
+    columns = {key: [str(swept_value(record, key)) for record in records] for key in keys}
+    constraints = columns.get("constraint", [""] * len(records))
+    labels = list(constraints)
+    chosen: list[str] = []
+
+    def joined(key: str) -> list[str]:
+        return [f"{label}\0{value}" for label, value in zip(labels, columns[key], strict=True)]
+
+    whole = len(set(zip(labels, *(columns[key] for key in others), strict=True)))
+    while len(set(labels)) < whole:
+        best = max((key for key in others if key not in chosen), key=lambda key: len(set(joined(key))))
+        labels = joined(best)
+        chosen.append(best)
+    # a later choice may have made an earlier one superfluous
+    for key in list(chosen):
+        rest = [k for k in chosen if k != key]
+        if len(set(zip(constraints, *(columns[k] for k in rest), strict=True))) == whole:
+            chosen = rest
+    return [key for key in keys if key in always or key in chosen]
+
+
 def swept_value(record: Record, key: str) -> Any:
     """The value of a swept key for one run; a group's is its option's name."""
     if "." not in key and f"{key}._target_" in record.flat:

@@ -1,6 +1,6 @@
 """What a run and a sweep end with in the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sslmanifold.report.findings import advice
-from sslmanifold.report.records import Record, collect, is_collapsed, swept_keys, swept_value
+from sslmanifold.report.records import Record, collect, is_collapsed, swept_value, telling_keys
 from sslmanifold.runs import Run
 
 _ROWS = (
@@ -89,6 +89,44 @@ def job_line(label: str, run: Run, before: bool) -> str:
     return f"{label}: {s.get('status')}, {', '.join(facts)}, {when}"
 
 
+def fitting(
+    records: Sequence[Record], keys: Sequence[str], columns: dict[str, str], width: int
+) -> tuple[list[str], list[str]]:
+    """(swept keys that a table of this width has room for, the others): rarely set ones go first."""
+
+    def need(heading: str, texts: Iterable[str]) -> int:
+        return max(len(heading), *map(len, texts)) + 3  # a border and two blanks
+
+    needs = {key: need(key, (number(swept_value(r, key)) for r in records)) for key in keys}
+    mark = len(" collapsed")
+    fixed = (
+        need("run", ["x" * min(20, max(len(r.name) for r in records))]) + need("status", ["completed"]) + mark
+    )
+    fixed += sum(
+        need(heading, (number(r.summary.get(key)) for r in records)) for heading, key in columns.items()
+    )
+    kept = list(keys)
+    rarest = sorted(
+        (key for key in keys if key not in ("constraint", "data", "seed")),
+        key=lambda key: sum(swept_value(r, key) is not None for r in records),
+    )
+    for key in rarest:
+        if fixed + sum(needs[k] for k in kept) <= width:
+            break
+        kept.remove(key)
+    return kept, [key for key in keys if key not in kept]
+
+
+def value_of(record: Record, key: str) -> Any:
+    """What a run has under a column: its name, status, a summary key or a key of its configuration."""
+    if key == "run":
+        return record.name
+    if key == "status":
+        return record.status
+    found = record.summary.get(key)
+    return swept_value(record, key) if found is None else found
+
+
 def runs_table(records: Sequence[Record], keys: Sequence[str], columns: dict[str, str] = COLUMNS) -> Table:
     """One row a run: its name, what was swept, status and key numbers; a collapsed rank is marked."""
     table = Table()
@@ -104,7 +142,7 @@ def runs_table(records: Sequence[Record], keys: Sequence[str], columns: dict[str
         cells.append(f"[{style}]{record.status}[/]")
         for key in columns.values():
             text = f"{record.number(key):.1f}" if key == "wall_seconds" and record.number(key) else ""
-            text = text or number(record.summary.get(key))
+            text = text or number(value_of(record, key))
             mark = key == "rank/effective" and is_collapsed(record)
             cells.append(f"[red]{text} collapsed[/]" if mark else text)
         table.add_row(*cells)
@@ -129,8 +167,11 @@ def print_sweep(folder: Path, expected: int | None) -> dict[str, int]:
     if expected is not None and expected > len(records):
         counts["missing"] = expected - len(records)
     if records:
-        keys = swept_keys(records)
-        console.print(runs_table(records, keys))
+        keys = telling_keys(records)
+        shown, hidden = fitting(records, keys, COLUMNS, console.width)
+        console.print(runs_table(records, shown))
+        if hidden:
+            console.print(f"no room for {', '.join(hidden)}", style="dim", highlight=False, markup=False)
         for record in records:
             if record.status in ("failed", "interrupted"):
                 what = " ".join(f"{key}={swept_value(record, key)}" for key in keys)

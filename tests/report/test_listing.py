@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from sslmanifold.commands.runs import main
 from sslmanifold.errors import UserError
 from sslmanifold.report.listing import all_ended, listing
+from sslmanifold.report.records import collect, swept_keys, telling_keys
+from sslmanifold.report.terminal import COLUMNS, fitting
 from sslmanifold.runs import RunFolder
 from sslmanifold.sweeps.manifest import Manifest
 
@@ -53,6 +56,38 @@ def test_columns_and_collapse_mark(sweep: Path) -> None:
     assert "train/optimum" in text
     assert "-100" in text
     assert "collapsed" in shown([sweep])
+
+
+def test_unlike_runs_show_what_tells_them_apart_and_fits(
+    tmp_path: Path, write_run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for job in range(4):
+        folder = write_run(tmp_path / str(job), seed=0, hidden=100 + job, rows=10 + job)
+        config = yaml.safe_load(folder.config.read_text())
+        config["data"]["n"] = (
+            10 * job
+        )  # varies with the width, as max_steps does: one of them tells all apart
+        config["model"]["activation"] = ("tanh", "relu")[job % 2]
+        folder.write_config(config)
+    records = collect([tmp_path])
+    assert {"data.n", "model.hidden", "model.activation", "trainer.max_steps"} <= set(swept_keys(records))
+    (key,) = telling_keys(records)
+    assert key in ("data.n", "model.hidden", "trainer.max_steps")
+    assert key in shown([tmp_path])
+    kept, left_out = fitting(records, [key], COLUMNS, width=60)
+    assert (kept, left_out) == ([], [key])
+    monkeypatch.setattr("sslmanifold.report.listing.wide_console", lambda: Console(width=60))
+    assert f"no room for {key}: columns=KEY,… shows them" in shown([tmp_path])
+    assert "102" in shown([tmp_path], columns="model.hidden")
+
+
+def test_telling_keys_of_a_grid_are_all_of_it(sweep: Path) -> None:
+    records = collect([sweep])
+    assert telling_keys(records) == swept_keys(records)
+
+
+def test_no_match_says_so(sweep: Path) -> None:
+    assert shown([sweep], filter="seed=77").strip() == "no run matches filter=seed=77"
 
 
 @pytest.mark.parametrize(
