@@ -202,8 +202,10 @@ def _final(groups: Sequence[Group], data: str) -> Chart | None:
         return None
     layout = frame(data, "", "effective rank")
     layout["xaxis"]["type"] = "category"
-    if len(traces) > 12:
+    if sum(len(trace["name"]) for trace in traces) > 90:  # no room beneath the columns: a legend names them
         layout["xaxis"]["showticklabels"] = False
+        for trace in traces:
+            trace["showlegend"] = True
     dotted = {"color": OKABE_ITO["vermillion"], "width": 1, "dash": "dot"}
     layout["shapes"] = [
         {

@@ -33,6 +33,7 @@ th, td { text-align: left; padding: 5px 10px; border-bottom: 1px solid var(--lin
 th { color: var(--soft); font-weight: 600; background: #fff; position: sticky; top: 0; }
 table.sortable th { cursor: pointer; }
 td.wrap { white-space: normal; min-width: 260px; }
+table.means td:first-child { white-space: normal; min-width: 130px; }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 7px; }
 ul { margin: 0; padding-left: 20px; }
 .warn { border-left: 4px solid #D55E00; color: var(--warn); }
@@ -190,9 +191,8 @@ def _means(records: Sequence[Record], groups: Sequence[Any]) -> str:
             + [escape(cell(g.on(data), key)) for data in names]
             for g in groups
         ]
-        parts.append(
-            f'<div class="card scroll">{_table(["constraint", *names], rows, caption=heading)}</div>'
-        )
+        table = _table(["constraint", *names], rows, "means", heading)
+        parts.append(f'<div class="card scroll tall">{table}</div>')
     note = "Mean ± standard deviation over seeds and replicas (count). Diverged runs count as they last were."
     return (
         f'<h2>Constraint × data</h2><p class="lead">{note}</p><div class="grid">{"".join(parts)}</div>'
