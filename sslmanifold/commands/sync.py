@@ -7,6 +7,7 @@ from pathlib import Path
 from sslmanifold.config.application import EXIT_FAILED, EXIT_MISTAKE
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError
+from sslmanifold.training.wandb_parts import part_id
 
 KEYS = {
     "project": "W&B project, in place of the one the run was started with",
@@ -36,9 +37,9 @@ def offline_runs(folders: list[str]) -> dict[str, list[Path]]:
             # wandb leaves NAME.wandb.synced beside a file that was uploaded
             if any(path.glob("*.wandb.synced")):
                 continue
-            # the file names the run; its folder's name may go on, when two parts began in one second
-            for file in path.glob("run-*.wandb"):
-                found.setdefault(file.stem.removeprefix("run-"), []).append(path)
+            name = part_id(path)
+            if name is not None:
+                found.setdefault(name, []).append(path)
     return found
 
 

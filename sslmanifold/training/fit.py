@@ -8,6 +8,7 @@ import lightning
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -92,9 +93,10 @@ class _Training:
         resumed = (
             None if self.checkpoint is None else read_checkpoint(self.checkpoint)["sslmanifold"]["steps_done"]
         )
-        loggers = experiment.logger.open(self.folder.path, experiment.config, experiment.names, resumed)
+        loggers: list[Logger] = []
         figures: list[Path] = []
         try:
+            loggers = experiment.logger.open(self.folder.path, experiment.config, experiment.names, resumed)
             first = self._embedding_arrays("initial")
             trainer = self._trainer(loggers)
             with self.interruption, quiet_lightning(), isolate_rng():

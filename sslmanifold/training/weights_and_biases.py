@@ -12,6 +12,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.runs import Run
 from sslmanifold.training.loggers import RunLogger
 from sslmanifold.training.wandb_media import log_media
+from sslmanifold.training.wandb_parts import wandb_id
 
 # keys whose smallest and largest values over the run stand in the W&B summary beside the last
 EXTREMES = (
@@ -22,6 +23,8 @@ EXTREMES = (
     "ode/deviation",
     "constraint/residual",
 )
+# how long to try to reach the server before the run is given up
+START_SECONDS = 30.0
 # the numbers every row has that are axes, not measurements
 AXES = ("ode/time", "epoch", "trainer/global_step")
 
@@ -71,9 +74,17 @@ class WandB(RunLogger):
             id=None if resumed is None else wandb_id(run_dir),
             # offline too: the upload then asks how far the first part went instead of beginning at row 0
             resume=None if resumed is None else "allow",
-            settings=wandb.Settings(silent=True, console="off", root_dir=str(run_dir)),
+            settings=wandb.Settings(
+                silent=True, console="off", root_dir=str(run_dir), init_timeout=START_SECONDS
+            ),
         )
-        _ = logger.experiment  # starts the run
+        try:
+            _ = logger.experiment  # starts the run
+        except wandb.Error as error:
+            raise UserError(
+                f"logger.mode=online: W&B did not start the run ({' '.join(str(error).split())[:200]}): "
+                "set logger.mode=offline, and `sslmanifold sync` it later"
+            ) from error
         return [logger]
 
     def finish(self, loggers: list[Logger], figures: list[Path], summary: dict[str, Any]) -> None:
@@ -138,12 +149,6 @@ def _keep_files_in(run_dir: Path) -> None:
 
 
 _data_dir: dict[str, str] = {}
-
-
-def wandb_id(run_dir: Path) -> str | None:
-    """The id of the W&B run already in this folder, so that what follows is uploaded as the same one."""
-    folders = sorted((run_dir / "wandb").glob("*run-*-*"), key=lambda p: p.name.rpartition("run-")[2])
-    return folders[-1].name.rsplit("-", 1)[-1] if folders else None
 
 
 def _account_configured() -> bool:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from sslmanifold.commands import sync
+from sslmanifold.errors import UserError
 from sslmanifold.runs import Run
+from sslmanifold.training.fit import run_training
 from sslmanifold.training.wandb_media import log_probes
+from sslmanifold.training.wandb_parts import wandb_id
 
 
 def records(run_dir: Path, part: int = 0) -> list[dict[str, Any]]:
@@ -146,6 +150,33 @@ def test_sync_hands_wandb_the_parts_in_order(
     assert "--project=p" in command
     names = ["20260101_000000-abc", "20260101_000000-abc-1", "20260102_000000-abc"]
     assert [Path(c).name for c in command[-3:]] == [f"offline-run-{name}" for name in names]
+
+
+def test_parts_of_one_second_belong_to_one_run(tmp_path: Path) -> None:
+    assert wandb_id(tmp_path) is None
+    for name in ("20260101_000000-abc", "20260101_000000-abc-1"):
+        part = tmp_path / "wandb" / f"offline-run-{name}"
+        part.mkdir(parents=True)
+        (part / "run-abc.wandb").touch()
+    assert wandb_id(tmp_path) == "abc"
+
+
+def test_a_server_out_of_reach_is_one_line_and_a_summary(
+    compose_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+
+    def unreachable(**_: Any) -> None:
+        raise wandb.errors.CommError("no such host\nConsider this")
+
+    monkeypatch.setattr(wandb, "init", unreachable)
+    with pytest.raises(
+        UserError, match=r"did not start the run \(no such host Consider this\): set logger\.mode=off"
+    ):
+        run_training(compose_config("data=half_moons", "logger=wandb", "logger.mode=online"), tmp_path)
+    summary = Run(tmp_path).summary
+    assert summary["status"] == "failed"
+    assert "no such host" in summary["reason"]
 
 
 def test_sync_without_an_account_says_so_once(tmp_path: Path) -> None:
