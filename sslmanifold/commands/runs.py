@@ -65,7 +65,8 @@ def _watch(folders: Sequence[str], options: dict[str, Any]) -> int:
             )
     with Live(console=wide_console(), auto_refresh=False) as live:
         while True:
+            ended = all_ended(folders)  # asked first: what stays on the screen is then the end
             live.update(listing(folders, patient=True, **options), refresh=True)
-            if all_ended(folders):
+            if ended:
                 return 0
             time.sleep(1.0)

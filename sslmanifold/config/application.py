@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from sslmanifold.config.location import config_dir
+from sslmanifold.config.location import command_dir
 from sslmanifold.errors import UserError
 
 # also the status of a usage error in argparse and in most shells' built-ins
@@ -40,7 +40,7 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach the handler below instead of being printed half-way
     completion = any(argument in ("-sc", "--shell-completion") for argument in arguments)
     sys.argv = ["sslmanifold" if completion else f"sslmanifold {command}", *arguments]
-    application = hydra_main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
+    application = hydra_main(version_base="1.3", config_path=str(command_dir(command)), config_name=command)(
         functools.partial(_job, command, task)
     )
     _forget_earlier_sweep()
@@ -160,7 +160,7 @@ def _unknown_key(key: str, command: str, arguments: list[str]) -> str:
         if "=" in a and not a.startswith(("-", "+", "~", "hydra")) and "." not in a.split("=")[0]
     ]
     groups = [a for a in groups if "," not in a and a.split("=")[0] != name]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialize_config_dir(str(command_dir(command)), version_base="1.3"):
         try:
             config = compose(command, overrides=groups)
         except Exception:

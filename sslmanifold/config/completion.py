@@ -3,7 +3,7 @@
 import os
 from importlib import import_module
 
-from sslmanifold.config.location import config_dir
+from sslmanifold.config.location import command_dir
 
 
 def complete(arguments: list[str], commands: list[str]) -> int:
@@ -21,7 +21,7 @@ def complete(arguments: list[str], commands: list[str]) -> int:
         print(" ".join(name for name in commands if name.startswith(typed)))
         return 0
     command = words[1]
-    if command not in commands or not (config_dir() / f"{command}.yaml").exists():
+    if command not in commands or not (command_dir(command) / f"{command}.yaml").exists():
         return 0
     overrides = [
         word for word in words[2:] if not word.startswith("-")

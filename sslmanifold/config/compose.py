@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sslmanifold.config.application import composition_message
-from sslmanifold.config.location import config_dir as packaged_config_dir
+from sslmanifold.config.location import command_dir
 from sslmanifold.errors import UserError
 
 
@@ -30,7 +30,7 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | Path | No
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(packaged_config_dir()), version_base="1.3"):
+        with initialize_config_dir(str(command_dir(command)), version_base="1.3"):
             return compose(command, overrides=lines)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(composition_message(error, command, list(overrides))) from error

@@ -12,3 +12,13 @@ def config_dir() -> Path:
     raise FileNotFoundError(
         f"sslmanifold's conf/ directory is neither in {package} nor beside it: reinstall the package"
     )
+
+
+def command_dir(command: str) -> Path:
+    """The folder of ``<command>.yaml``: ``conf/``, or a folder of the command's own.
+
+    In ``conf/`` a key with the name of a group chooses one of its files; a command whose plain keys have such
+    names, as ``reproduce data=mnist`` has, lies apart from the groups.
+    """
+    own = config_dir() / command
+    return own if (own / f"{command}.yaml").exists() else config_dir()

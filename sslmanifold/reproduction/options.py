@@ -20,7 +20,7 @@ def reproduce_options(
     threads: Annotated[int, Field(gt=0)] = 1,
     gallery: str | None = None,
 ) -> dict[str, Any]:
-    """The keys of ``conf/reproduce.yaml``; the signature is their schema."""
+    """The keys of ``conf/reproduce/reproduce.yaml``; the signature is their schema."""
     return {
         "figure": figure,
         "seed": seed,

@@ -10,7 +10,7 @@ import yaml
 from sslmanifold import train
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.config.compose import composed
-from sslmanifold.config.location import config_dir
+from sslmanifold.config.location import command_dir, config_dir
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run
 
@@ -38,8 +38,19 @@ OWN = Path(__file__).parents[2] / "docs" / "own_groups"
 
 
 def test_no_group_is_forgotten() -> None:
-    known = {*TRAIN_GROUPS, "experiment", "sweep", "probe"}
+    known = {*TRAIN_GROUPS, "experiment", "sweep", "probe", "reproduce"}
     assert {p.name for p in CONF.iterdir() if p.is_dir()} <= known
+
+
+@pytest.mark.parametrize("command", ["train", "dynamics", "probe", "export", "reproduce"])
+def test_every_plain_key_can_be_set_on_the_command_line(command: str) -> None:
+    folder = command_dir(command)
+    config = yaml.safe_load((folder / f"{command}.yaml").read_text(encoding="utf-8"))
+    plain = [key for key in config if key not in ("defaults", "hydra")]
+    assert plain
+    # Hydra would take key=value for the choice of a file
+    assert [key for key in plain if (folder / key).is_dir()] == []
+    assert composed(command, [f"{key}=1" for key in plain])
 
 
 @pytest.mark.parametrize("option", OPTIONS)

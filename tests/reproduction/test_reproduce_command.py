@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sslmanifold.config.application import plain
+from sslmanifold.config.check import validated
+from sslmanifold.config.compose import composed
 from sslmanifold.errors import UserError
-from sslmanifold.reproduction.options import settings_of
+from sslmanifold.reproduction.options import reproduce_options, settings_of
+from sslmanifold.reproduction.part import Settings
 from sslmanifold.reproduction.parts import PARTS
 from sslmanifold.reproduction.reproduce import chosen_parts, read_claims
 
@@ -77,6 +81,20 @@ def test_the_number_of_processes_changes_no_number(written: Path, tmp_path: Path
     assert together == alone
 
 
+def test_the_command_of_a_claim_runs(written: Path, tmp_path: Path) -> None:
+    settings = Settings(tmp_path, data="digits")
+    for part in PARTS.values():
+        words = settings.command(part.name).split()
+        assert words[:2] == ["sslmanifold", "reproduce"]
+        options = reproduce_options(
+            **validated(reproduce_options, plain(composed("reproduce", words[2:])), "")
+        )
+        assert chosen_parts(options["figure"]) == [part]
+    command = read_claims(written / "out")[0]["command"].split()
+    again = call(written, *command[2:])
+    assert again.returncode == 0, again.stderr
+
+
 def test_the_gallery_is_small_and_says_where_it_comes_from(written: Path) -> None:
     for name in ("naive", "fig5"):
         with (
@@ -125,6 +143,9 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train-images-idx3-ubyte"):
         settings_of(options, tmp_path)
     assert settings_of(options | {"data": "auto"}, tmp_path).data == "digits"
+    absent = call(tmp_path, "figure=4", "data=mnist")
+    assert absent.returncode == 2
+    assert "train-images-idx3-ubyte" in absent.stderr
     failed = call(tmp_path, "figur=3")
     assert failed.returncode == 2
     assert "figure" in failed.stderr
