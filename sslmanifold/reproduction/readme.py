@@ -8,6 +8,18 @@ from sslmanifold.reproduction.part import Part, Settings
 _MARK = {"holds": "holds", "holds as corrected": "holds *as corrected*", "fails": "**fails**"}
 
 
+def tally(claims: Sequence[Mapping[str, Any]]) -> str:
+    """ "48 statements: 31 hold, 16 hold as corrected, 1 fails"."""
+    counts = {verdict: sum(c["verdict"] == verdict for c in claims) for verdict in _MARK}
+    words = {
+        "holds": ("holds", "hold"),
+        "holds as corrected": ("holds as corrected", "hold as corrected"),
+        "fails": ("fails", "fail"),
+    }
+    parts = [f"{counts[v]} {words[v][0] if counts[v] == 1 else words[v][1]}" for v in _MARK if counts[v]]
+    return f"{len(claims)} statement{'s' * (len(claims) != 1)}: {', '.join(parts)}"
+
+
 def readme_text(
     finished: Mapping[str, Mapping[str, Any]],
     parts: Mapping[str, Part],
@@ -16,13 +28,11 @@ def readme_text(
 ) -> str:
     """The page, from the records of the finished parts."""
     claims = [(name, claim) for name, record in finished.items() for claim in record["claims"]]
-    tally = {verdict: sum(c["verdict"] == verdict for _, c in claims) for verdict in _MARK}
     quick = ", quick sizes" if settings.quick else ""
     lines = [
         "# Representation Learning Dynamics of Self-Supervised Models: reproduction",
         "",
-        f"Seed {settings.seed}{quick}. {len(claims)} statements checked: {tally['holds']} hold, "
-        f"{tally['holds as corrected']} hold as corrected, {tally['fails']} fail{'s' * (tally['fails'] == 1)}. "
+        f"Seed {settings.seed}{quick}. {tally([claim for _, claim in claims])}. "
         "Every value was computed in this run; a verdict follows from the values, their tolerances and "
         "directions alone. A claim holds where all "
         "its checks as printed pass, holds as corrected where those of its corrected form do. The table shows "

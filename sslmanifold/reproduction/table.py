@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sslmanifold.reproduction.readme import tally
+
 
 def print_claims(claims: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """One line a statement, then where everything lies."""
@@ -23,4 +25,5 @@ def print_claims(claims: Sequence[Mapping[str, Any]], folder: Path) -> None:
         table.add_row(escape(claim["statement"]), verdict, value, f"{direction} {claim['tolerance']:.4g}")
     console = Console()
     console.print(table)
+    console.print(tally(claims), highlight=False)
     console.print(f"{folder / 'README.md'}: the table with the figures", soft_wrap=True, highlight=False)
