@@ -18,6 +18,9 @@ from sslmanifold.sweeps.manifest import run_folders
 
 NAMED_GROUPS = ("data", "model", "loss", "constraint")
 
+# as many keys, beside constraint, data and seed, as a label can name
+FEW_KEYS = 4
+
 # a run without a summary that has written nothing for so many seconds is taken to be dead
 SILENCE = 300.0
 
@@ -171,14 +174,16 @@ def swept_keys(records: Sequence[Record]) -> list[str]:
 
 
 def telling_keys(records: Sequence[Record]) -> list[str]:
-    """Of the swept keys those that tell the runs apart: constraint, data, seed, and as few others as do.
+    """Of many swept keys those that tell the runs apart: constraint, data, seed, and as few others as do.
 
-    Of a grid these are all its keys. In a folder of unlike runs most keys vary together: a label or a table that
-    names them all is unreadable.
+    In a folder of unlike runs most keys vary together: a label or a table that names them all is unreadable. Of a
+    grid, and of up to ``FEW_KEYS`` others (a random search, say), these are all its keys.
     """
     keys = swept_keys(records)
     always = [key for key in keys if key in ("constraint", "data", "seed")]
     others = [key for key in keys if key not in always]
+    if len(others) <= FEW_KEYS:
+        return keys
     columns = {key: [str(swept_value(record, key)) for record in records] for key in keys}
     constraints = columns.get("constraint", [""] * len(records))
     labels = list(constraints)

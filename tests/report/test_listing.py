@@ -67,7 +67,7 @@ def test_unlike_runs_show_what_tells_them_apart_and_fits(
         config["data"]["n"] = (
             10 * job
         )  # varies with the width, as max_steps does: one of them tells all apart
-        config["model"]["activation"] = ("tanh", "relu")[job % 2]
+        config["model"] |= {"activation": ("tanh", "relu")[job % 2], "embedding": 2 + job % 2}
         folder.write_config(config)
     records = collect([tmp_path])
     assert {"data.n", "model.hidden", "model.activation", "trainer.max_steps"} <= set(swept_keys(records))
@@ -81,9 +81,14 @@ def test_unlike_runs_show_what_tells_them_apart_and_fits(
     assert "102" in shown([tmp_path], columns="model.hidden")
 
 
-def test_telling_keys_of_a_grid_are_all_of_it(sweep: Path) -> None:
+def test_telling_keys_of_a_sweep_are_all_of_it(
+    sweep: Path, tmp_path: Path, write_run: Callable[..., RunFolder]
+) -> None:
     records = collect([sweep])
     assert telling_keys(records) == swept_keys(records)
+    for job in range(3):  # a random search: one key would tell its runs apart
+        write_run(tmp_path / str(job), hidden=100 + job, rows=10 + job)
+    assert telling_keys(collect([tmp_path])) == ["model.hidden", "trainer.max_steps"]
 
 
 def test_no_match_says_so(sweep: Path) -> None:
