@@ -14,7 +14,7 @@ from rich.text import Text
 from sslmanifold.errors import UserError
 from sslmanifold.report.findings import tally
 from sslmanifold.report.records import Record, collect, telling_keys
-from sslmanifold.report.terminal import COLUMNS, fitting, runs_table, value_of, wide_console
+from sslmanifold.report.terminal import COLUMNS, fitting, runs_table, usual_columns, value_of, wide_console
 from sslmanifold.sweeps.manifest import Manifest
 
 _COMPARISONS = {
@@ -51,12 +51,7 @@ def listing(
     shown = {k: k for k in columns.split(",") if k}
     for key in shown:
         _require(records, key)
-    # of the usual columns those that some run has: no gap without an optimum, no deviation without a flow
-    shown = shown or {
-        heading: key
-        for heading, key in COLUMNS.items()
-        if any(value_of(record, key) is not None for record in records)
-    }
+    shown = shown or usual_columns(records)
     for condition in filter.split(",") if filter else ():
         records = [r for r in records if _holds(r, *_parsed(condition, records))]
     if not records:

@@ -127,7 +127,16 @@ def value_of(record: Record, key: str) -> Any:
     return swept_value(record, key) if found is None else found
 
 
-def runs_table(records: Sequence[Record], keys: Sequence[str], columns: dict[str, str] = COLUMNS) -> Table:
+def usual_columns(records: Sequence[Record]) -> dict[str, str]:
+    """Of ``COLUMNS`` those that some run has: no gap without an optimum, no deviation without a flow."""
+    return {
+        heading: key
+        for heading, key in COLUMNS.items()
+        if any(record.summary.get(key) is not None for record in records)
+    }
+
+
+def runs_table(records: Sequence[Record], keys: Sequence[str], columns: dict[str, str]) -> Table:
     """One row a run: its name, what was swept, status and key numbers; a collapsed rank is marked."""
     table = Table()
     table.add_column("run", overflow="fold")
@@ -168,8 +177,9 @@ def print_sweep(folder: Path, expected: int | None) -> dict[str, int]:
         counts["missing"] = expected - len(records)
     if records:
         keys = telling_keys(records)
-        shown, hidden = fitting(records, keys, COLUMNS, console.width)
-        console.print(runs_table(records, shown))
+        columns = usual_columns(records)
+        shown, hidden = fitting(records, keys, columns, console.width)
+        console.print(runs_table(records, shown, columns))
         if hidden:
             console.print(f"no room for {', '.join(hidden)}", style="dim", highlight=False, markup=False)
         for record in records:
