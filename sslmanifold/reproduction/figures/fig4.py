@@ -237,7 +237,7 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
     left.text(facts["d"], left.get_ylim()[1], " h = d", fontsize=8, color="#555555", va="top")
     left.set(yscale="log", xlabel="width h", ylabel="processor time per step (ms)")
     left.set_title(f"Time: {facts['ratio']:.0f}× at h = 1000")
-    left.legend(fontsize=8, loc="center right")
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     right.plot(
         arrays["steps"],
         arrays["accuracy"][0],
