@@ -5,20 +5,22 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.queues import SimpleQueue
 from threading import Thread
 
+from sslmanifold.errors import UserError
 from sslmanifold.reproduction.part import Part, Settings, no_progress
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 # (part, done, total), from a worker to the process that draws the bars
 Report = tuple[str, int, int]
 
-# a worker holds torch and one part's arrays, about 1 GB: more of them than this gain little for 17 parts
-MOST_JOBS = 8
+# a worker takes 1 to 1.6 GB, and the longest part a quarter of the time that four need: not more unless asked for
+MOST_JOBS = 4
 
 _reports: "SimpleQueue[Report]"
 
@@ -36,6 +38,9 @@ def in_processes(
     """Compute, keep and draw parts in ``jobs`` processes; yields each part when it is finished.
 
     Where one fails, or the caller stops asking, the others are ended: what they have finished is kept.
+
+    Raises:
+        UserError: where a process was killed from outside.
 
     Args:
         parts: of :data:`~sslmanifold.reproduction.parts.PARTS`.
@@ -71,10 +76,14 @@ def in_processes(
                     if part.name in shown:
                         shown[part.name][0].close()
                     yield part
-        except BaseException:
+        except BaseException as error:
             executor.shutdown(wait=False, cancel_futures=True)
             for child in set(multiprocessing.active_children()) - before:
                 child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    f"one of {jobs} processes was killed, for its memory perhaps: set jobs=1; what is finished is kept"
+                ) from error
             raise
 
 

@@ -40,13 +40,13 @@ def call(folder: Path, *overrides: str, data: Path | None = None) -> subprocess.
     )
 
 
-def living(group: int) -> list[str]:
-    """The processes of a group that still run."""
+def living(group: int) -> dict[int, str]:
+    """The processes of a group that still run: pid → command line."""
     listed = subprocess.run(
-        ["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True
+        ["ps", "-A", "-ww", "-o", "pid=,pgid=,stat=,args="], capture_output=True, text=True, check=True
     )
-    rows = [row.split(maxsplit=2) for row in listed.stdout.splitlines()]
-    return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
+    rows = [row.split(maxsplit=3) for row in listed.stdout.splitlines()]
+    return {int(row[0]): row[3] for row in rows if row[1] == str(group) and not row[2].startswith("Z")}
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,22 @@ def test_parts_are_chosen_by_number_name_and_list() -> None:
     assert [p.name for p in chosen_parts("all")] == list(PARTS)
     assert [p.name for p in chosen_parts(3)] == ["fig3"]
     assert [p.name for p in chosen_parts(["theorem2", 1])] == ["fig1", "theorem2"]
+
+
+def test_a_killed_worker_is_a_message(tmp_path: Path) -> None:
+    command = line(tmp_path, "figure=[lemma1,6,3]", "jobs=2")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "out" / "runs").glob("*/config.yaml")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        workers = [pid for pid, args in living(process.pid).items() if "spawn_main" in args]
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "was killed, for its memory perhaps: set jobs=1" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
