@@ -19,7 +19,7 @@ Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 # (part, done, total), from a worker to the process that draws the bars
 Report = tuple[str, int, int]
 
-# a worker takes 1 to 1.6 GB, and the longest part a quarter of the time that four need: not more unless asked for
+# a worker takes 1 to 1.6 GB, and beyond four the longest part decides the time: not more unless asked for
 MOST_JOBS = 4
 
 _reports: "SimpleQueue[Report]"
@@ -39,15 +39,15 @@ def in_processes(
 
     Where one fails, or the caller stops asking, the others are ended: what they have finished is kept.
 
-    Raises:
-        UserError: where a process was killed from outside.
-
     Args:
         parts: of :data:`~sslmanifold.reproduction.parts.PARTS`.
         settings: of all of them; their progress goes to ``progress``.
         jobs: number of processes.
         threads: torch and BLAS threads of each.
         progress: title → a context that gives (done, total) → None; open while the part runs.
+
+    Raises:
+        UserError: where a process was killed from outside.
     """
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     reports: SimpleQueue[Report] = context.SimpleQueue()

@@ -51,7 +51,7 @@ def repeated_negatives_loss(points: Tensor, n: int, indices: Tensor) -> Loss:
 
 def gaps(u: Tensor, linear: Tensor) -> Tensor:
     """Root mean square of ‖u − u_lin‖ over the points, absolute and relative to ‖u_lin‖: (S, n, z) → (2, S)."""
-    away, size = ((part).norm(dim=(-2, -1)) / math.sqrt(u.shape[-2]) for part in (u - linear, linear))
+    away, size = (part.norm(dim=(-2, -1)) / math.sqrt(u.shape[-2]) for part in (u - linear, linear))
     return torch.stack([away, away / size])
 
 
