@@ -140,6 +140,12 @@ def composition_message(error: Exception, command: str, arguments: list[str]) ->
         return _unknown_key(missing.group(1), command, arguments)
     if isinstance(error, MissingMandatoryValue):
         return reason(error)
+    # of a list of options, callbacks=[a,b], Hydra does not say which there are
+    absent = re.search(r"Could not load '(\w+)/([\w-]+)'", text)
+    if absent:
+        group, name = absent.groups()
+        options = sorted(path.stem for path in (command_dir(command) / group).glob("*.yaml"))
+        return f"{group}: there is no {name}: choose from {', '.join(options)}"
     lines = [line for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     keep = [
         line for line in lines if not line.startswith(("See http", "Set the environment", "    full_key"))

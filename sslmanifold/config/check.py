@@ -30,6 +30,10 @@ def unknown_key(where: str, key: str, choices: list[str]) -> UserError:
     """The error for a key that does not exist: the choices, and the nearest of them."""
     near = difflib.get_close_matches(key, choices, n=1)
     prefix = f"{where}." if where else ""
+    if not choices:
+        return UserError(
+            f"unknown key {prefix}{key}: {where} has no keys as it is chosen; choose another {where}=… first"
+        )
     hint = f"; did you mean {prefix}{near[0]}?" if near else ""
     owner = f"the keys of {where}" if where else "the top-level keys and groups"
     return UserError(f"unknown key {prefix}{key}: {owner} are {', '.join(sorted(choices))}{hint}")

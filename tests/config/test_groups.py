@@ -101,6 +101,8 @@ def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
         (["+constraint.radius=2"], ("constraint.radius", "metric")),
         (["trainer.max_steps=many"], ("trainer.max_steps=many", "integer")),
         (["seed=-1"], ("seed=-1", "greater than or equal to 0")),
+        (["callbacks=[ode,foo]"], ("there is no foo", "spectrum", "online_probe")),
+        (["logger.mode=online"], ("unknown key logger.mode", "choose another logger=")),
     ],
 )
 def test_a_wrong_key_or_value_lists_the_choices(
