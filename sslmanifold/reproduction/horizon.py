@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sslmanifold.constraints import Constraint, NetworkShape
+from sslmanifold.errors import UserError
 from sslmanifold.reproduction.problem import Problem, streams
 
 # time by which a flow must have arrived, in units of 1/(the slowest rate it could have near the optimum)
@@ -49,10 +50,19 @@ def steps_to_arrive(
     lr: float,
     tolerance: float,
 ) -> int:
-    """Steps of this learning rate after which every start has arrived, a margin for their step error included."""
+    """Steps of this learning rate after which every start has arrived, a margin for their step error included.
+
+    Args:
+        scene, constraint, shape, starts, seed, tolerance: see :func:`arrival_times`.
+        lr: of the training, constant.
+
+    Raises:
+        UserError: where a start has not arrived after the longest time looked at.
+    """
     slowest = arrival_times(scene, constraint, shape, starts, seed, tolerance).max()
     if not math.isfinite(slowest):
-        raise ArithmeticError(
-            f"a flow of {constraint.name} is not within {tolerance:g} of its optimum after a time of {PATIENCE:g} rates"
+        raise UserError(
+            f"seed={seed}: from one of its starts the flow of {constraint.name} is still more than {tolerance:g} from its "
+            f"optimum after {PATIENCE:g} times 1/(2 (λ2 − λ1)): set another seed"
         )
     return math.ceil(MARGIN * float(slowest) / lr)

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sslmanifold.errors import UserError
 from sslmanifold.report.listing import listing
 from sslmanifold.report.records import collect
 from sslmanifold.report.write import write_report
@@ -40,8 +42,6 @@ def test_a_damaged_trajectory_leaves_its_charts_out(
     write_run(tmp_path / "0")
     (tmp_path / "0" / "trajectory.npz").write_bytes(b"PK\x03\x04 cut short")
     write_report([tmp_path])
-    from sslmanifold.errors import UserError
-
     with pytest.raises(UserError, match=r"trajectory\.npz cannot be read"):
         _ = Run(tmp_path / "0").trajectory
 
@@ -51,14 +51,11 @@ def test_a_run_without_a_summary_has_its_options_names(
 ) -> None:
     folder = write_run(tmp_path / "0")
     folder.summary.unlink()
-    config = folder.config.read_text()
+    options = yaml.safe_load(folder.config.read_text())
     targets = {
         "constraint": "sslmanifold.constraints.none.Unconstrained",
         "loss": "sslmanifold.losses.InfoNCE",
     }
-    import yaml
-
-    options = yaml.safe_load(config)
     for group, target in targets.items():
         options[group] = {"_target_": target}
     folder.write_config(options)

@@ -64,9 +64,8 @@ def test_unlike_runs_show_what_tells_them_apart_and_fits(
     for job in range(4):
         folder = write_run(tmp_path / str(job), seed=0, hidden=100 + job, rows=10 + job)
         config = yaml.safe_load(folder.config.read_text())
-        config["data"]["n"] = (
-            10 * job
-        )  # varies with the width, as max_steps does: one of them tells all apart
+        # varies with the width, as max_steps does: one of them tells all apart
+        config["data"]["n"] = 10 * job
         config["model"] |= {"activation": ("tanh", "relu")[job % 2], "embedding": 2 + job % 2}
         folder.write_config(config)
     records = collect([tmp_path])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ import torch
 from sslmanifold.config.location import config_dir
 from sslmanifold.constraints import NetworkShape, make_constraint
 from sslmanifold.data import HalfMoons
+from sslmanifold.errors import UserError
+from sslmanifold.reproduction import horizon
 from sslmanifold.reproduction.descent import descend, last, triplet_loss
+from sslmanifold.reproduction.figures import fig3, fig6
 from sslmanifold.reproduction.problem import problem, streams
 from sslmanifold.training.fit import run_training
 
@@ -29,6 +33,25 @@ def test_an_experiment_composes(compose_config: Callable[..., dict[str, Any]], n
 def test_the_experiments_are_those_of_the_paper() -> None:
     paper = {"fig1_unconstrained", "fig2", "fig3", "fig4", "fig5", "fig6", "theorem2", "constraints"}
     assert paper <= set(NAMES)
+
+
+@pytest.mark.parametrize("figure", [fig3, fig6])
+def test_the_flow_is_asked_about_the_training_that_runs(
+    compose_config: Callable[..., dict[str, Any]], figure: ModuleType
+) -> None:
+    config = compose_config(f"+experiment={figure.PART.name}")
+    assert (config["optimizer"]["lr"], config["replicas"]) == (figure.ETA, figure.STARTS)
+    assert (config["constraint"]["metric"], config["constraint"]["retraction"]) == ("euclidean", "project")
+    assert config["model"]["embedding"] == 1
+    assert config["model"]["hidden"] == getattr(figure, "HIDDEN", config["model"]["hidden"])
+
+
+def test_a_flow_that_does_not_arrive_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(horizon, "PATIENCE", 1.0)
+    constraint = make_constraint("orthogonal", metric="euclidean", retraction="project")
+    arguments = (problem(HalfMoons(), 0), constraint, NetworkShape(2, 20, 1), 3, 0)
+    with pytest.raises(UserError, match=r"seed=0: .* more than 1e-10 .* set another seed"):
+        horizon.steps_to_arrive(*arguments, lr=0.01, tolerance=1e-10)
 
 
 def test_figure_threes_step_is_the_papers(compose_config: Callable[..., dict[str, Any]]) -> None:

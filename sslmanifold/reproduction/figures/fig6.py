@@ -18,7 +18,7 @@ from sslmanifold.reproduction.runs import trained
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ETA, STARTS = 0.01, 6  # fig6.yaml's learning rate and replicas
+ETA, STARTS, HIDDEN = 0.01, 6, 30  # fig6.yaml's learning rate, replicas and width
 
 
 def compute(settings: Settings) -> Result:
@@ -30,7 +30,7 @@ def compute(settings: Settings) -> Result:
     followed = []
     lengths = []
     for layers in settings.track((2, 3, 4)):
-        shape = NetworkShape(scene.x.shape[1], 30, 1, layers)
+        shape = NetworkShape(scene.x.shape[1], HIDDEN, 1, layers)
         # a loss within 1e-10 leaves an angle of 1e-5 to v1, a tenth of what the claim below allows
         steps = steps_to_arrive(scene, constraint, shape, STARTS, settings.seed, lr=ETA, tolerance=1e-10)
         lengths.append(steps)
