@@ -62,7 +62,7 @@ def steps_to_arrive(
     slowest = arrival_times(scene, constraint, shape, starts, seed, tolerance).max()
     if not math.isfinite(slowest):
         raise UserError(
-            f"seed={seed}: from one of its starts the flow of {constraint.name} is still more than {tolerance:g} from its "
-            f"optimum after {PATIENCE:g} times 1/(2 (λ2 − λ1)): set another seed"
+            f"seed={seed}: from one of its starts the flow of {constraint.name} is still more than {tolerance:g} "
+            f"from its optimum after {PATIENCE:g} times 1/(2 (λ2 − λ1)): set another seed"
         )
     return math.ceil(MARGIN * float(slowest) / lr)
