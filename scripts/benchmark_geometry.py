@@ -87,7 +87,7 @@ def step_methods(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
         return step
 
     def ours(manifold: Stiefel, **kwargs: float) -> Callable[[], object]:
-        p = ManifoldParameter(start.clone(), manifold)
+        p = ManifoldParameter(start.clone(), manifold, batch=True)
         return prepared(p, RiemannianSGD([p], lr=LR, **kwargs))
 
     def theirs(manifold: geoopt.Manifold, **kwargs: float) -> Callable[[], object]:

@@ -47,6 +47,21 @@ def assert_feasible(x: Tensor, manifold: "geoopt.Manifold", what: str = "data") 
         )
 
 
+def _refuse_kernel(x: Tensor, manifold: "geoopt.Manifold") -> None:
+    """Raise for more dimensions than a matrix has: whether they are a batch or one flattened matrix must be said."""
+    if manifold.ndim != 2 or x.ndim <= 2 or type(manifold) is geoopt.Euclidean:
+        return
+    if getattr(manifold, "flattens", False):
+        return
+    *batch, n, p = x.shape
+    count, rows = torch.Size(batch).numel(), x.shape[0]
+    raise UserError(
+        f"shape {tuple(x.shape)} on {manifold} could mean {count} matrices of {n}×{p}, or one kernel of "
+        f"{rows}×{x[0].numel()}: write ManifoldParameter(data, manifold, batch=True) for the {count} matrices, "
+        "ManifoldParameter(data.flatten(1), manifold) for the one"
+    )
+
+
 class ManifoldParameter(geoopt.ManifoldParameter):
     """A ``geoopt.ManifoldParameter`` with guards: what it holds is on its manifold, or there is an error.
 
@@ -58,13 +73,18 @@ class ManifoldParameter(geoopt.ManifoldParameter):
     * ``deepcopy`` and ``pickle`` reproduce it bit for bit, with an equal manifold.
 
     Args:
-        data: ``(…, n, p)`` for matrix manifolds, leading dimensions a batch; or a ``geoopt.ManifoldTensor``.
-        manifold: may be left out for a ``ManifoldTensor``.
+        data: ``(n, p)`` for matrix manifolds, ``(…, n, p)`` with ``batch=True``; or a ``geoopt.ManifoldTensor``.
+        manifold: may be left out for a ``ManifoldTensor``. One that says how it reads a kernel as a matrix
+            (an attribute ``flattens = True``) takes any shape it can read.
         requires_grad: as for ``nn.Parameter``.
         project: project the data instead of refusing it.
+        batch: the leading dimensions are a batch of matrices, each a point of its own. Without it a tensor of
+            more than two dimensions is refused: a convolution kernel (8, 3, 3, 3) is hardly meant as 24
+            matrices of 3×3.
 
     Raises:
-        UserError: off-manifold data, no manifold, or a manifold other than the data's own.
+        UserError: off-manifold data, no manifold, a manifold other than the data's own, or a batch of matrices
+            that was not said to be one.
     """
 
     def __new__(
@@ -74,6 +94,7 @@ class ManifoldParameter(geoopt.ManifoldParameter):
         requires_grad: bool = True,
         *,
         project: bool = False,
+        batch: bool = False,
     ) -> "ManifoldParameter":
         if data is None:
             raise UserError("a ManifoldParameter needs data: write ManifoldParameter(haar(n, p), Stiefel())")
@@ -90,6 +111,8 @@ class ManifoldParameter(geoopt.ManifoldParameter):
         ok, reason = manifold.check_point(data, explain=True)
         if not ok:
             raise UserError(f"shape {tuple(data.shape)} does not fit {manifold}: {reason}")
+        if not batch:
+            _refuse_kernel(data, manifold)
         plain = data.data
         if project:
             with torch.no_grad():
@@ -147,6 +170,8 @@ def _keep_manifold(module: nn.Module, name: str, param: nn.Parameter | None) -> 
     """Parameter registration hook: a plain parameter put over one of ours is checked and wrapped."""
     old = module._parameters.get(name)
     if isinstance(old, ManifoldParameter) and param is not None and not isinstance(param, ManifoldParameter):
+        if param.ndim != old.ndim:
+            _refuse_kernel(param, old.manifold)
         assert_feasible(param, old.manifold, f"the value assigned to {name!r}")
         return ManifoldParameter._wrap(param.data, old.manifold, param.requires_grad)
     return None

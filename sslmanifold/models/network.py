@@ -36,7 +36,7 @@ class ConstrainedNetwork(nn.Module):
         self.activation = activation
         self.preprocessing = preprocessing or Affine()
         self.weights = nn.ParameterList(
-            ManifoldParameter(weight, manifold=manifold)
+            ManifoldParameter(weight, manifold=manifold, batch=True)
             for weight, manifold in zip(weights, constraint.manifolds(shape), strict=True)
         )
 

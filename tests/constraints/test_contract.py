@@ -138,7 +138,7 @@ def test_initial_weights_are_feasible_and_reproducible(replicas: int) -> None:
         for first, second, manifold in zip(*draw, constraint.manifolds(SHAPE), strict=True):
             assert first.shape[0] == replicas
             assert torch.equal(first, second)
-            ManifoldParameter(first, manifold=manifold)
+            ManifoldParameter(first, manifold=manifold, batch=True)
 
 
 def test_infeasible_shapes_name_the_override() -> None:

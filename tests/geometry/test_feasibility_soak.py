@@ -44,7 +44,7 @@ def test_a_thousand_steps(retraction, momentum, dtype):
 @pytest.mark.parametrize("metric", ["grassmann", "canonical"])
 @pytest.mark.parametrize("retraction", RETRACTIONS[1:])
 def test_steps_of_length_a_hundred_in_float32(retraction, metric, shape):
-    p = ManifoldParameter(haar(*shape, dtype=torch.float32), manifold_of(retraction, metric))
+    p = ManifoldParameter(haar(*shape, dtype=torch.float32), manifold_of(retraction, metric), batch=True)
     worst = run(p, RiemannianSGD([p], lr=0.02, momentum=0.5), 40, big_every=3)
     assert worst <= LIMIT[torch.float32]
 
@@ -96,7 +96,7 @@ SOAK = {(512, 64): 130_000, (1024, 128): 60_000, (8, 512, 64): 8_000, (4096, 256
 def test_two_hundred_thousand_steps_over_all_shapes(shape):
     settings = [(r, m) for r in RETRACTIONS for m in (0.0, 0.9)]
     for i, (retraction, momentum) in enumerate(settings):
-        p = ManifoldParameter(haar(*shape, dtype=torch.float32), manifold_of(retraction))
+        p = ManifoldParameter(haar(*shape, dtype=torch.float32), manifold_of(retraction), batch=True)
         optimizer = RiemannianSGD([p], lr=0.01, momentum=momentum)
         worst = run(p, optimizer, SOAK[shape] // len(settings), seed=i, big_every=101)
         assert worst <= LIMIT[torch.float32], (retraction, momentum, worst)

@@ -57,10 +57,10 @@ def test_one_bad_matrix_of_a_batch_is_enough():
     x = haar(4, 6, 3)
     x[2] *= 1.01
     with pytest.raises(UserError, match="residual 0.02"):
-        ManifoldParameter(x, Stiefel())
+        ManifoldParameter(x, Stiefel(), batch=True)
     x[2] = torch.nan
     with pytest.raises(UserError, match="residual nan"):
-        ManifoldParameter(x, Stiefel())
+        ManifoldParameter(x, Stiefel(), batch=True)
 
 
 def test_construction_from_random_with_an_equal_manifold():
@@ -243,3 +243,39 @@ def test_geoopts_own_optimizer_serves_our_manifolds():
         theirs.step()
         ours.step()
     torch.testing.assert_close(p.data, q.data, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("manifold", [Stiefel(), FrobeniusBall(9.0), SpectralBall(9.0)], ids=repr)
+def test_a_convolution_kernel_is_not_taken_for_a_batch(manifold):
+    kernel = nn.Conv2d(3, 8, 3).weight.data
+    with pytest.raises(
+        UserError, match=r"24 matrices of 3×3, or one kernel of 8×27: .*batch=True.*flatten\(1\)"
+    ):
+        ManifoldParameter(kernel, manifold, project=True)
+    assert ManifoldParameter(kernel, manifold, project=True, batch=True).shape == (8, 3, 3, 3)
+    assert ManifoldParameter(kernel.flatten(1), manifold, project=True).shape == (8, 27)
+    assert ManifoldParameter(kernel[0, 0], manifold, project=True, batch=True).shape == (3, 3)
+    assert ManifoldParameter(kernel, geoopt.Euclidean(ndim=2)).shape == (8, 3, 3, 3)
+    with pytest.raises(UserError, match="4 matrices of 6×3"):
+        ManifoldParameter(manifold.random(4, 6, 3))
+    net = Net(manifold)
+    with pytest.raises(UserError, match="4 matrices of 6×3"):
+        net.weight = nn.Parameter(haar(4, 6, 3))
+    assert intact(net, type(manifold))
+
+
+def test_a_manifold_that_flattens_takes_a_kernel():
+    class Flattened(Stiefel):
+        flattens = True
+
+    assert ManifoldParameter(haar(8, 2, 3, 3), Flattened()).shape == (8, 2, 3, 3)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_a_batch_stays_one(again):
+    net = nn.Module()
+    net.weight = ManifoldParameter(haar(4, 6, 3), Stiefel(), batch=True)
+    twin = again(net)
+    twin.load_state_dict({"weight": haar(4, 6, 3)})
+    twin.weight = nn.Parameter(haar(4, 6, 3))
+    assert type(twin.weight) is ManifoldParameter

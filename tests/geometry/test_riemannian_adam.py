@@ -35,7 +35,7 @@ def random_gradients(params, seed):
 
 def make(manifold, shape=(7, 3), dtype=torch.float64, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return ManifoldParameter(haar(*shape, dtype=dtype, generator=g), manifold, project=True)
+    return ManifoldParameter(haar(*shape, dtype=dtype, generator=g), manifold, project=True, batch=True)
 
 
 @pytest.mark.parametrize("kwargs", KWARGS, ids=str)
@@ -123,7 +123,7 @@ def test_resume_is_bit_exact(manifold, dtype):
 @pytest.mark.parametrize("manifold", MANIFOLDS, ids=repr)
 def test_replicas_and_foreach_are_independent(manifold):
     start = torch.stack([make(manifold, seed=s).data for s in range(3)])
-    together = ManifoldParameter(start.clone(), manifold)
+    together = ManifoldParameter(start.clone(), manifold, batch=True)
     apart = [ManifoldParameter(s.clone(), manifold) for s in start]
     stacked = [ManifoldParameter(s.clone(), manifold) for s in start]
     optimizers = [

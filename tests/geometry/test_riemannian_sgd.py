@@ -47,7 +47,7 @@ def random_gradients(params, seed):
 
 def make(manifold, shape=(7, 3), dtype=torch.float64, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return ManifoldParameter(haar(*shape, dtype=dtype, generator=g), manifold, project=True)
+    return ManifoldParameter(haar(*shape, dtype=dtype, generator=g), manifold, project=True, batch=True)
 
 
 @pytest.mark.parametrize("kwargs", KWARGS)
@@ -116,7 +116,7 @@ def test_momentum_is_tangent_after_every_step(manifold):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_replicas_are_stepped_independently(manifold, momentum):
     start = torch.stack([make(manifold, seed=s).data for s in range(3)])
-    together = ManifoldParameter(start.clone(), manifold)
+    together = ManifoldParameter(start.clone(), manifold, batch=True)
     apart = [ManifoldParameter(s.clone(), manifold) for s in start]
     a = RiemannianSGD([together], lr=0.1, momentum=momentum)
     b = RiemannianSGD(apart, lr=0.1, momentum=momentum, foreach=False)
@@ -132,8 +132,8 @@ def test_replicas_are_stepped_independently(manifold, momentum):
 
 @pytest.mark.parametrize("manifold", MANIFOLDS, ids=repr)
 def test_a_diverged_replica_leaves_the_others_alone(manifold):
-    p = ManifoldParameter(torch.stack([make(manifold, seed=s).data for s in range(2)]), manifold)
-    q = ManifoldParameter(p.data[:1].clone(), manifold)
+    p = ManifoldParameter(torch.stack([make(manifold, seed=s).data for s in range(2)]), manifold, batch=True)
+    q = ManifoldParameter(p.data[:1].clone(), manifold, batch=True)
     a, b = RiemannianSGD([p], lr=0.1, momentum=0.5), RiemannianSGD([q], lr=0.1, momentum=0.5)
     for step in range(4):
         random_gradients([p], step)
@@ -203,7 +203,7 @@ def test_maximize_is_the_negated_gradient():
 @pytest.mark.parametrize("manifold", MANIFOLDS, ids=repr)
 def test_clipping_is_by_the_manifolds_norm_and_by_matrix(manifold):
     p = ManifoldParameter(
-        torch.stack([make(manifold, seed=s).data / 2 for s in range(2)]), manifold, project=True
+        torch.stack([make(manifold, seed=s).data / 2 for s in range(2)]), manifold, project=True, batch=True
     )
     optimizer = RiemannianSGD([p], lr=1.0, max_norm=1e-4)
     x = p.data.clone()
