@@ -27,7 +27,7 @@ def experiment(metric: str, data: str, hidden: int, embedding: int) -> Experimen
     """The run both sides share."""
     from hydra import compose, initialize_config_dir
 
-    from sslmanifold.config.application import plain
+    from sslmanifold.config.compose import plain
     from sslmanifold.config.location import config_dir
 
     overrides = [

@@ -31,7 +31,7 @@ def train(overrides: Sequence[str], folder: Path) -> Any:
     """A finished run, as `sslmanifold train <overrides>` would leave it."""
     from hydra import compose, initialize_config_dir
 
-    from sslmanifold.config.application import plain
+    from sslmanifold.config.compose import plain
     from sslmanifold.config.location import config_dir
     from sslmanifold.training.fit import run_training
 

@@ -19,7 +19,7 @@ def trained(constraint: str, folder: Path, steps: int) -> Run:
     """The default run on digits under one constraint."""
     from hydra import compose, initialize_config_dir
 
-    from sslmanifold.config.application import plain
+    from sslmanifold.config.compose import plain
     from sslmanifold.config.location import config_dir
     from sslmanifold.training.fit import run_training
 

@@ -119,8 +119,7 @@ def train(
     Raises:
         UserError: for a mistake in the configuration.
     """
-    from sslmanifold.config.application import plain
-    from sslmanifold.config.compose import composed
+    from sslmanifold.config.compose import composed, plain
     from sslmanifold.training.fit import run_training
 
     lines = [*overrides, *(line for key, value in options.items() for line in _lines(key, value))]

@@ -15,11 +15,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from sslmanifold.errors import UserError
-from sslmanifold.theory.flows import METRIC_KAPPA, kappa_of
+from sslmanifold.theory.flows.orthogonal import check_feasible
 from sslmanifold.theory.limits import optimum
 from sslmanifold.theory.moments import MomentAccumulator
-from sslmanifold.theory.orthogonal import check_feasible
 from sslmanifold.theory.solve import solve
+from sslmanifold.theory.velocities import METRIC_KAPPA, kappa_of
 
 Pairs = tuple[ArrayLike, ArrayLike | None]
 _LOSSES = ("contrastive", "noncontrastive")

@@ -14,7 +14,7 @@ def composed(*overrides: str, config: str = "train") -> dict[str, Any]:
     """The resolved configuration of ``sslmanifold train <overrides>``."""
     from hydra import compose, initialize_config_dir
 
-    from sslmanifold.config.application import plain
+    from sslmanifold.config.compose import plain
     from sslmanifold.config.location import config_dir
 
     with initialize_config_dir(str(config_dir()), version_base="1.3"):

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.constraints import Constraint
-from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.constraints.base import NetworkShape
 from sslmanifold.data.pair_data import PairData
 from sslmanifold.data.samples import Samples
 

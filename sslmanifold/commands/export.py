@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
+from sslmanifold.commands.application import run_application
 from sslmanifold.commands.run_argument import with_run_argument
-from sslmanifold.config.application import plain, run_application
+from sslmanifold.config.compose import plain
 
 
 def export_run(config: dict[str, Any]) -> list[Path]:

@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
+from sslmanifold.commands.application import run_application
 from sslmanifold.commands.run_argument import with_run_argument
-from sslmanifold.config.application import plain, run_application
+from sslmanifold.config.compose import plain
 
 
 def probe_runs(config: dict[str, Any]) -> list[Any]:
@@ -23,9 +24,8 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
     from sslmanifold.config.check import build_group, validated
     from sslmanifold.errors import UserError
     from sslmanifold.probes.evaluate import Session, Settings
-    from sslmanifold.probes.folders import runs_below
     from sslmanifold.probes.results import print_table, rows_of, write_results, write_table
-    from sslmanifold.runs import Run
+    from sslmanifold.runs import Run, runs_below
 
     def schema(
         run: str,

@@ -2,7 +2,7 @@
 
 import sys
 
-from sslmanifold.config.application import EXIT_MISTAKE
+from sslmanifold.commands.application import EXIT_MISTAKE
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError
 

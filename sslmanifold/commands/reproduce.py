@@ -9,7 +9,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sslmanifold.config.application import plain, run_application
+from sslmanifold.commands.application import run_application
+from sslmanifold.config.compose import plain
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sslmanifold.config.application import EXIT_INTERRUPTED, EXIT_MISTAKE
+from sslmanifold.commands.application import EXIT_INTERRUPTED, EXIT_MISTAKE
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError
 

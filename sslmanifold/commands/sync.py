@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sslmanifold.config.application import EXIT_FAILED, EXIT_MISTAKE
+from sslmanifold.commands.application import EXIT_FAILED, EXIT_MISTAKE
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError
 from sslmanifold.training.wandb_parts import part_id
@@ -57,8 +57,8 @@ def _log_in() -> None:
 
 def _add_probes(folders: list[str]) -> None:
     """What ``sslmanifold probe`` found after the training becomes part of the W&B run."""
-    from sslmanifold.sweeps.manifest import run_folders
-    from sslmanifold.training.wandb_media import log_probes
+    from sslmanifold.loggers.wandb_media import log_probes
+    from sslmanifold.runs import run_folders
 
     for folder in folders:
         for run_dir in run_folders(Path(folder)):

@@ -10,7 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sslmanifold.config.application import EXIT_MISTAKE, plain, run_application
+from sslmanifold.commands.application import EXIT_MISTAKE, run_application
+from sslmanifold.config.compose import plain
 from sslmanifold.errors import UserError
 
 

@@ -12,6 +12,18 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 
 from sslmanifold.errors import UserError
 
+# where version 0.1 kept what saved run folders name; everything else is found under its public face
+RENAMED = {
+    "sslmanifold.reproduction.trace.MapTrace": "sslmanifold.callbacks.MapTrace",
+    "sslmanifold.training.loggers.CSVOnly": "sslmanifold.loggers.CSVOnly",
+    "sslmanifold.training.loggers.TensorBoard": "sslmanifold.loggers.TensorBoard",
+    "sslmanifold.training.ode.ODEComparison": "sslmanifold.callbacks.ODEComparison",
+    "sslmanifold.training.online_probe.OnlineProbe": "sslmanifold.callbacks.OnlineProbe",
+    "sslmanifold.training.optimum.Optimum": "sslmanifold.callbacks.Optimum",
+    "sslmanifold.training.spectrum.SpectrumMonitor": "sslmanifold.callbacks.SpectrumMonitor",
+    "sslmanifold.training.weights_and_biases.WandB": "sslmanifold.loggers.WandB",
+}
+
 
 def locate(path: str, where: str) -> Any:
     """The object a ``_target_`` names, e.g. ``sslmanifold.data.HalfMoons``.
@@ -19,7 +31,7 @@ def locate(path: str, where: str) -> Any:
     Raises:
         UserError: naming ``where``, if the module cannot be imported or lacks the name.
     """
-    module, _, name = path.rpartition(".")
+    module, _, name = RENAMED.get(path, path).rpartition(".")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -1,13 +1,21 @@
 """A configuration composed outside a command: for Python, notebooks and tests."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
-from sslmanifold.config.application import composition_message
+from sslmanifold.config.check import unknown_key
 from sslmanifold.config.location import command_dir
 from sslmanifold.errors import UserError
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain dicts and lists: what checkpoints and loggers can hold."""
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
 
 
 def composed(command: str, overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
@@ -36,3 +44,63 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | Path | No
         raise UserError(composition_message(error, command, list(overrides))) from error
     finally:
         GlobalHydra.instance().hydra = before
+
+
+def reason(error: Exception) -> str:
+    """What to tell the user about an error, in one message."""
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing: set {error.full_key}=…"
+    return str(error) or type(error).__name__
+
+
+def composition_message(error: Exception, command: str, arguments: list[str]) -> str:
+    """Hydra's reason for not composing, with the choices spelled out for an unknown key."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(str(c) for c in chain)
+    unknown = re.search(r"Could not override '([\w.@/]+)'", text)
+    if unknown and ("not in struct" in text or "not in '" in text):
+        return _unknown_key(unknown.group(1), command, arguments)
+    missing = re.search(r"Could not delete from config\. '([\w.]+)' does not exist", text)
+    if missing:
+        return _unknown_key(missing.group(1), command, arguments)
+    if isinstance(error, MissingMandatoryValue):
+        return reason(error)
+    # of a list of options, callbacks=[a,b], Hydra does not say which there are
+    absent = re.search(r"Could not load '(\w+)/([\w-]+)'", text)
+    if absent:
+        group, name = absent.groups()
+        options = sorted(path.stem for path in (command_dir(command) / group).glob("*.yaml"))
+        return f"{group}: there is no {name}: choose from {', '.join(options)}"
+    lines = [line for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
+    keep = [
+        line for line in lines if not line.startswith(("See http", "Set the environment", "    full_key"))
+    ]
+    return "\n".join(keep)
+
+
+def _unknown_key(key: str, command: str, arguments: list[str]) -> str:
+    from hydra import compose, initialize_config_dir
+
+    name = key.split("=")[0]
+    # the same composition without plain values: groups still choose which keys there are
+    groups = [
+        a
+        for a in arguments
+        if "=" in a and not a.startswith(("-", "+", "~", "hydra")) and "." not in a.split("=")[0]
+    ]
+    groups = [a for a in groups if "," not in a and a.split("=")[0] != name]
+    with initialize_config_dir(str(command_dir(command)), version_base="1.3"):
+        try:
+            config = compose(command, overrides=groups)
+        except Exception:
+            config = compose(command)
+    parent, _, leaf = name.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not OmegaConf.is_dict(node):
+        return f"unknown key {name}: {parent or 'the configuration'} has no keys of its own"
+    choices = [str(k) for k in node if str(k) not in ("_target_", "hydra")]
+    return str(unknown_key(parent, leaf, choices))

@@ -8,16 +8,38 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from sslmanifold.constraints.shape import NetworkShape
-from sslmanifold.constraints.solution import Solution
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import haar, residual
-from sslmanifold.theory.flow import FlowBlowUp
+from sslmanifold.theory.flows.base import FlowBlowUp
+from sslmanifold.theory.trajectory import Solution
 
 if TYPE_CHECKING:
     from geoopt import Manifold
 
-    from sslmanifold.theory.flow import Flow
+    from sslmanifold.theory.flows.base import Flow
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """Sizes of u(x) = W_Lᵀ φ(… φ(W1 x)): W1 is h×d, hidden layers h×h, the last h×z.
+
+    Attributes:
+        dim: d, the number of input features.
+        hidden: h, the width.
+        embedding: z, the number of embedding dimensions.
+        layers: L ≥ 2, the number of weight matrices.
+    """
+
+    dim: int
+    hidden: int
+    embedding: int
+    layers: int = 2
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """(rows, columns) of every weight, first layer first."""
+        inner = [(self.hidden, self.hidden)] * (self.layers - 2)
+        return [(self.hidden, self.dim), *inner, (self.hidden, self.embedding)]
 
 
 @dataclass(kw_only=True)

@@ -7,11 +7,10 @@ import geoopt
 from pydantic import Field
 from torch import Tensor
 
-from sslmanifold.constraints.base import Constraint
-from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.geometry import FrobeniusBall
-from sslmanifold.theory.flow import Flow
-from sslmanifold.theory.frobenius import FrobeniusFlow
+from sslmanifold.theory.flows.base import Flow
+from sslmanifold.theory.flows.frobenius import FrobeniusFlow
 
 
 @dataclass(kw_only=True)

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import geoopt
 from torch import Tensor
 
-from sslmanifold.constraints.base import Constraint
-from sslmanifold.constraints.shape import NetworkShape
-from sslmanifold.theory.flow import Flow
-from sslmanifold.theory.free import FreeFlow
+from sslmanifold.constraints.base import Constraint, NetworkShape
+from sslmanifold.theory.flows.base import Flow
+from sslmanifold.theory.flows.free import FreeFlow
 
 
 @dataclass(kw_only=True)

@@ -9,15 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sslmanifold.constraints.base import Constraint
-from sslmanifold.constraints.shape import NetworkShape
-from sslmanifold.constraints.solution import Solution
+from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import Stiefel
 from sslmanifold.theory import largest_stable_step, limit_rank, limit_subspace, optimum, solve
-from sslmanifold.theory.deep_linear import DeepLinearFlow
-from sslmanifold.theory.flow import Flow
-from sslmanifold.theory.orthogonal import OrthogonalFlow
+from sslmanifold.theory.flows.base import Flow
+from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
+from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
+from sslmanifold.theory.trajectory import Solution
 
 
 @dataclass(kw_only=True)

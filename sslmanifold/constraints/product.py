@@ -9,11 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sslmanifold.constraints.base import Constraint
-from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.errors import UserError
-from sslmanifold.theory.flow import Flow
-from sslmanifold.theory.product import ProductFlow
+from sslmanifold.theory.flows.base import Flow
+from sslmanifold.theory.flows.product import ProductFlow
 
 
 def _excess(m: Tensor, c: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,7 +27,7 @@ def _excess(m: Tensor, c: float) -> tuple[Tensor, Tensor, Tensor]:
 @dataclass(kw_only=True)
 class Product(Constraint):
     """‖W2ᵀW1‖₂ ≤ c: after a gradient step, singular values of the map above c are cut back to it, half of the
-    excess (as a factor) from each layer. The derivation is in :mod:`sslmanifold.theory.product`.
+    excess (as a factor) from each layer. The derivation is in :mod:`sslmanifold.theory.flows.product`.
     """
 
     name = "product"

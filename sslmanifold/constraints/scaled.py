@@ -7,11 +7,10 @@ import geoopt
 import torch
 from torch import Tensor
 
-from sslmanifold.constraints.base import Constraint
-from sslmanifold.constraints.shape import NetworkShape
+from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.geometry import lower_to_level, top_singular
-from sslmanifold.theory.flow import Flow
-from sslmanifold.theory.scaled import ScaledFlow
+from sslmanifold.theory.flows.base import Flow
+from sslmanifold.theory.flows.scaled import ScaledFlow
 
 # Relative, of float64 norms: ties of float32 weights are split by their rounding, which is not worth resolving.
 _TOLERANCE = 1e-6

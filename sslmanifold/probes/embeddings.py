@@ -85,9 +85,9 @@ def ode_embedding(run: Run, data: Labelled) -> tuple[Embedding | None, str]:
         The embedding and "", or None and why there is none.
     """
     from sslmanifold.geometry import RiemannianSGD
-    from sslmanifold.theory.flow import FlowBlowUp
+    from sslmanifold.models.restore import read_checkpoint
+    from sslmanifold.theory.flows.base import FlowBlowUp
     from sslmanifold.training.experiment import Experiment
-    from sslmanifold.training.restore import read_checkpoint
 
     if isinstance(run.model, LinearMap):
         return None, "this run is the exact dynamics"

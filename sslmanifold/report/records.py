@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sslmanifold.errors import UserError
-from sslmanifold.runs import UNREADABLE, Run
-from sslmanifold.sweeps.identity import NOT_IDENTITY
-from sslmanifold.sweeps.manifest import run_folders
+from sslmanifold.runs import UNREADABLE, Run, run_folders
+from sslmanifold.runs.identity import NOT_IDENTITY
 
 NAMED_GROUPS = ("data", "model", "loss", "constraint")
 

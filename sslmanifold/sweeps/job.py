@@ -8,11 +8,11 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
-from sslmanifold.config.application import plain, reason
+from sslmanifold.config.compose import plain, reason
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, RunFolder
+from sslmanifold.runs.identity import config_key
 from sslmanifold.sweeps.claim import claimed
-from sslmanifold.sweeps.identity import config_key
 from sslmanifold.sweeps.manifest import DONE, Manifest
 
 

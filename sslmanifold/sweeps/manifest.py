@@ -1,14 +1,12 @@
 """``sweep.json``: what a sweep was asked to do, kept in its folder so that it can be resumed and watched."""
 
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from sslmanifold.runs import Run, atomic
-from sslmanifold.sweeps.identity import config_key
+from sslmanifold.runs import Run, atomic, run_folders
+from sslmanifold.runs.identity import config_key
 
 NAME = "sweep.json"
 
@@ -21,7 +19,7 @@ class Manifest:
     """What is written to ``sweep.json`` when a sweep starts.
 
     Attributes:
-        line: the overrides of the sweep, as :func:`~sslmanifold.sweeps.identity.sweep_line` orders them.
+        line: the overrides of the sweep, as :func:`~sslmanifold.runs.identity.sweep_line` orders them.
         jobs: how many jobs the line makes; None where the sweeper decides as it goes.
         started: local time, ISO 8601.
         folders: configuration key → run folder, relative to the sweep folder, of the jobs started earlier.
@@ -44,34 +42,6 @@ class Manifest:
         self.started = self.started or f"{datetime.now():%Y-%m-%dT%H:%M:%S}"
         with atomic(sweep_dir / NAME) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
-
-def run_folders(root: Path) -> Iterator[Path]:
-    """Every run folder at or below ``root``, in natural order (2 before 10); runs do not nest."""
-    if (root / "config.yaml").exists() and root.name != ".hydra":
-        yield root
-        return
-    try:
-        children = [entry for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError:
-        return
-    for entry in sorted(children, key=lambda e: _natural(e.name)):
-        yield from run_folders(Path(entry.path))
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    parts: list[tuple[int, int, str]] = []
-    digits = text = ""
-    for character in name + "\0":
-        if character.isdigit():
-            digits += character
-        elif digits:
-            parts += [(1, 0, text)] if text else []
-            parts.append((0, int(digits), ""))
-            digits, text = "", character
-        else:
-            text += character
-    return [*parts, (1, 0, text.rstrip("\0"))]
 
 
 def started_jobs(sweep_dir: Path) -> dict[str, str]:

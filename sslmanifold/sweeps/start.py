@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from sslmanifold.runs import Run
-from sslmanifold.sweeps.identity import sweep_line
+from sslmanifold.runs.identity import sweep_line
 from sslmanifold.sweeps.manifest import DONE, Manifest, latest_sweep, started_jobs
 
 

@@ -1,10 +1,13 @@
 """Exact learning dynamics of self-supervised linear models, equation by function. torch, NumPy and SciPy only."""
 
-from sslmanifold.theory.deep_linear import DeepLinearFlow
-from sslmanifold.theory.flow import Flow, FlowBlowUp
-from sslmanifold.theory.flows import orthogonal_flow
-from sslmanifold.theory.free import FreeFlow, blow_up_time
-from sslmanifold.theory.frobenius import FrobeniusFlow, FrobeniusScaledFlow
+from sslmanifold.theory.flows.base import Flow, FlowBlowUp
+from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
+from sslmanifold.theory.flows.free import FreeFlow, blow_up_time
+from sslmanifold.theory.flows.frobenius import FrobeniusFlow, FrobeniusScaledFlow
+from sslmanifold.theory.flows.operator_norm import OperatorNormFlow
+from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
+from sslmanifold.theory.flows.product import ProductFlow, project_product
+from sslmanifold.theory.flows.scaled import ScaledFlow
 from sslmanifold.theory.kernels import empirical_ntk, kernel_dynamics, linear_dynamics
 from sslmanifold.theory.limits import (
     default_step,
@@ -21,13 +24,10 @@ from sslmanifold.theory.limits import (
 from sslmanifold.theory.linearity import linearity_gap, linearity_scan
 from sslmanifold.theory.moments import MomentAccumulator, cross_moment, eigenbasis
 from sslmanifold.theory.operator import MomentOperator
-from sslmanifold.theory.operator_norm import OperatorNormFlow
-from sslmanifold.theory.orthogonal import OrthogonalFlow
-from sslmanifold.theory.product import ProductFlow, project_product
-from sslmanifold.theory.scaled import ScaledFlow
 from sslmanifold.theory.solve import solve
 from sslmanifold.theory.state import FrameState, GramState, State, gram_state
 from sslmanifold.theory.trajectory import Trajectory
+from sslmanifold.theory.velocities import orthogonal_flow
 
 __all__ = [
     "DeepLinearFlow",

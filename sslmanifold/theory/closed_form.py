@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from sslmanifold.theory.flow import as_times
+from sslmanifold.theory.flows.base import as_times
 from sslmanifold.theory.state import FrameState
 from sslmanifold.theory.trajectory import Trajectory
 

@@ -12,11 +12,11 @@ import torch
 from scipy.integrate import DOP853, solve_ivp
 from torch import Tensor
 
-from sslmanifold.theory.flow import as_times
-from sslmanifold.theory.flows import orthogonal_flow, printed_flow
-from sslmanifold.theory.orthogonal import frame_step
+from sslmanifold.theory.flows.base import as_times
+from sslmanifold.theory.flows.orthogonal import frame_step
 from sslmanifold.theory.state import FrameState
 from sslmanifold.theory.trajectory import Trajectory
+from sslmanifold.theory.velocities import orthogonal_flow, printed_flow
 
 
 def euler(

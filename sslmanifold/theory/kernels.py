@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator, expm_multiply
 from torch import Tensor, nn
 
 from sslmanifold.errors import UserError
-from sslmanifold.theory.flow import as_times
+from sslmanifold.theory.flows.base import as_times
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 

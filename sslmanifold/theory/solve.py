@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.theory.closed_form import oja, single
-from sslmanifold.theory.flow import as_times
+from sslmanifold.theory.flows.base import as_times
+from sslmanifold.theory.flows.orthogonal import check_feasible
 from sslmanifold.theory.integrate import adaptive, lifted_rk4
-from sslmanifold.theory.orthogonal import check_feasible
 from sslmanifold.theory.state import frame_state
 from sslmanifold.theory.trajectory import Trajectory
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from sslmanifold.config.check import validated
-from sslmanifold.constraints.solution import Solution
 from sslmanifold.errors import UserError
 from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
 from sslmanifold.models.linear_map import LinearMap
 from sslmanifold.runs import Run, RunFolder, atomic
+from sslmanifold.runs.summary import versions
+from sslmanifold.theory.trajectory import Solution
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures
 from sslmanifold.training.options import dynamics_options
 from sslmanifold.training.recorder import Recorder
-from sslmanifold.training.versions import versions
 
 
 def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:

@@ -9,10 +9,10 @@ from sslmanifold.config.check import build_group, validated
 from sslmanifold.constraints import Constraint
 from sslmanifold.data import PairDataModule
 from sslmanifold.errors import UserError
+from sslmanifold.loggers.base import RunLogger
 from sslmanifold.models import Affine
 from sslmanifold.theory import default_step
 from sslmanifold.training.checkpointing import Checkpointing
-from sslmanifold.training.loggers import RunLogger
 from sslmanifold.training.module import SSLModule
 from sslmanifold.training.options import optimizer_options, run_options, trainer_options, weight_dtype
 

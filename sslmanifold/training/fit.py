@@ -12,17 +12,17 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from sslmanifold.callbacks.observer import Observer
 from sslmanifold.errors import UserError
+from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run, RunFolder
+from sslmanifold.runs.summary import versions
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures
 from sslmanifold.training.interruption import Interruption
-from sslmanifold.training.observer import Observer
 from sslmanifold.training.quiet import quiet_lightning
 from sslmanifold.training.recorder import Recorder
-from sslmanifold.training.restore import read_checkpoint
 from sslmanifold.training.resume import checkpoint_to_resume, finished
-from sslmanifold.training.versions import versions
 
 # points kept of the training embedding, for figures
 SCATTER_POINTS = 2000

@@ -9,14 +9,14 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sslmanifold.callbacks.observer import Observer
 from sslmanifold.constraints import Constraint
 from sslmanifold.data import TripletBatch
 from sslmanifold.geometry import require_riemannian
 from sslmanifold.models import ConstrainedNetwork
-from sslmanifold.training.observer import Observer
+from sslmanifold.models.restore import require_feasible
 from sslmanifold.training.recorder import Recorder
 from sslmanifold.training.replica_chunks import ChunkedObjective, chunk_size
-from sslmanifold.training.restore import require_feasible
 from sslmanifold.training.resumable import between_steps, random_state, set_random_state
 
 

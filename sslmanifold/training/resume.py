@@ -132,7 +132,7 @@ def checkpoint_to_resume(config: Mapping[str, Any], folder: RunFolder) -> Path |
     Raises:
         UserError: for a checkpoint of another folder, another configuration, or of a run that diverged.
     """
-    from sslmanifold.training.restore import read_checkpoint
+    from sslmanifold.models.restore import read_checkpoint
 
     source, checkpoint = locate_checkpoint(config["ckpt_path"], folder.path)
     if source.path.resolve() != folder.path.resolve():

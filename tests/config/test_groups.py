@@ -166,7 +166,7 @@ def test_wandb_sweep_file_fits_the_command_line() -> None:
         overrides = [f"{key}={options[choice % len(options)]}" for key, options in values.items()]
         config = composed("train", overrides)
         assert config.logger.mode == "online"
-    from sslmanifold.training.weights_and_biases import EXTREMES
+    from sslmanifold.loggers.weights_and_biases import EXTREMES
 
     assert sweep["metric"]["name"].removesuffix(".last") in EXTREMES
 
@@ -188,8 +188,8 @@ def test_dashboard_shows_what_is_logged() -> None:
     pytest.importorskip(
         "wandb_workspaces", reason="wandb-workspaces is not installed: sslmanifold[dashboard]"
     )
-    from sslmanifold import dashboard
-    from sslmanifold.training.weights_and_biases import AXES, EXTREMES
+    from sslmanifold.loggers import dashboard
+    from sslmanifold.loggers.weights_and_biases import AXES, EXTREMES
 
     built = dashboard.workspace("team", "project")
     drawn = {

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sslmanifold.config.application import plain
 from sslmanifold.config.check import validated
-from sslmanifold.config.compose import composed
+from sslmanifold.config.compose import composed, plain
 from sslmanifold.errors import UserError
 from sslmanifold.reproduction.options import reproduce_options, settings_of
 from sslmanifold.reproduction.part import Settings

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from sslmanifold.errors import UserError
-from sslmanifold.runs import Run, RunFolder
+from sslmanifold.runs import Run, RunFolder, run_folders
+from sslmanifold.runs.identity import config_key, sweep_line
 from sslmanifold.sweeps.claim import claimed
-from sslmanifold.sweeps.identity import config_key, sweep_line
 from sslmanifold.sweeps.job import JobFailed, run_job
-from sslmanifold.sweeps.manifest import Manifest, latest_sweep, run_folders, started_jobs
+from sslmanifold.sweeps.manifest import Manifest, latest_sweep, started_jobs
 from sslmanifold.sweeps.objective import objective
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from sslmanifold.cli import main
 from sslmanifold.report.write import write_report
-from sslmanifold.runs import Run
-from sslmanifold.sweeps.manifest import Manifest, run_folders
+from sslmanifold.runs import Run, run_folders
+from sslmanifold.sweeps.manifest import Manifest
 
 SMALL = ("data=half_moons", "data.n=20", "trainer.max_steps=20", "callbacks=[spectrum,ode]")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sslmanifold.theory import OperatorNormFlow, ScaledFlow
-from sslmanifold.theory.capped import Spiked
-from sslmanifold.theory.operator_norm import Fixed
-from sslmanifold.theory.scaled import Shrunk
+from sslmanifold.theory.flows.capped import Spiked
+from sslmanifold.theory.flows.operator_norm import Fixed
+from sslmanifold.theory.flows.scaled import Shrunk
 
 SHAPES = [(12, 6, 2), (4, 6, 3), (6, 6, 3), (3, 5, 1)]
 

@@ -16,7 +16,7 @@ from sslmanifold.theory import (
     blow_up_time,
     gram_state,
 )
-from sslmanifold.theory.gram import LowRankUpdated, gram_norm
+from sslmanifold.theory.flows.gram import LowRankUpdated, gram_norm
 
 SHAPES = [(12, 6, 2), (4, 6, 3), (2, 5, 1), (6, 6, 4)]
 

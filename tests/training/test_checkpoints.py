@@ -14,11 +14,11 @@ import torch
 from sslmanifold import load_run
 from sslmanifold.commands.sync import offline_runs
 from sslmanifold.errors import UserError
+from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run
 from sslmanifold.training.checkpointing import Checkpointing
 from sslmanifold.training.fit import run_training
 from sslmanifold.training.module import SSLModule
-from sslmanifold.training.restore import read_checkpoint
 
 BASE = (
     "data=half_moons",

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run
-from sslmanifold.training.restore import read_checkpoint
 
 OVERRIDES = [
     "data=digits", "data.batch_size=100", "data.resample=epoch", "loss.reduction=mean", "optimizer.momentum=0.5",

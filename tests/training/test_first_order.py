@@ -61,7 +61,7 @@ def test_the_scaled_loss_settles_at_its_optimum(
 
 def test_a_wrong_flow_keeps_its_distance(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     from sslmanifold.constraints.orthogonal import Orthogonal
-    from sslmanifold.theory.orthogonal import OrthogonalFlow
+    from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
 
     monkeypatch.setattr(Orthogonal, "flow", lambda self, moment, shape: OrthogonalFlow(moment, 1.0))
     options = ("constraint.metric=grassmann", "model.hidden=12")

@@ -8,9 +8,9 @@ import torch
 
 from sslmanifold.plots.style import constraint_colour
 from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.experiments import trained
 from sslmanifold.reproduction.images import mnist_name
 from sslmanifold.reproduction.part import Part, Result, Settings
-from sslmanifold.reproduction.runs import trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

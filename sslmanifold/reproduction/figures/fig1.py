@@ -8,8 +8,8 @@ import numpy as np
 from sslmanifold.data import HalfMoons
 from sslmanifold.plots.style import OKABE_ITO, constraint_colour
 from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.experiments import trained
 from sslmanifold.reproduction.part import Part, Result, Settings
-from sslmanifold.reproduction.runs import trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

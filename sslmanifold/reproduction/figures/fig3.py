@@ -11,10 +11,10 @@ from sslmanifold.constraints import NetworkShape, make_constraint
 from sslmanifold.data import HalfMoons
 from sslmanifold.plots.style import OKABE_ITO
 from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.experiments import trained
 from sslmanifold.reproduction.horizon import arrival_times, steps_to_arrive
 from sslmanifold.reproduction.part import Part, Result, Settings
 from sslmanifold.reproduction.problem import Problem, problem
-from sslmanifold.reproduction.runs import trained
 from sslmanifold.theory.integrate import euler
 
 if TYPE_CHECKING:

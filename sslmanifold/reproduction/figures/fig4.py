@@ -14,10 +14,10 @@ from sslmanifold.data.samples import Samples
 from sslmanifold.plots.style import OKABE_ITO
 from sslmanifold.reproduction.claims import Check, Claim
 from sslmanifold.reproduction.descent import Loss, descend, moment_loss, triplet_loss
+from sslmanifold.reproduction.experiments import trained
 from sslmanifold.reproduction.images import mnist_name
 from sslmanifold.reproduction.part import Part, Result, Settings
 from sslmanifold.reproduction.problem import Problem, problem, streams
-from sslmanifold.reproduction.runs import trained
 from sslmanifold.theory import orthogonal_flow
 from sslmanifold.theory.linearity import loglog_slope
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from sslmanifold.data import Array, HalfMoons
 from sslmanifold.plots.style import OKABE_ITO
 from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.experiments import solved
 from sslmanifold.reproduction.part import Part, Result, Settings
 from sslmanifold.reproduction.problem import problem
-from sslmanifold.reproduction.runs import solved
 from sslmanifold.reproduction.statements.conjecture2 import projections
 from sslmanifold.theory import rates
 

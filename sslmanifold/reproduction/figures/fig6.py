@@ -10,10 +10,10 @@ from sslmanifold.constraints import NetworkShape, make_constraint
 from sslmanifold.data import HalfMoons
 from sslmanifold.plots.style import OKABE_ITO
 from sslmanifold.reproduction.claims import Check, Claim
+from sslmanifold.reproduction.experiments import trained
 from sslmanifold.reproduction.horizon import steps_to_arrive
 from sslmanifold.reproduction.part import Part, Result, Settings
 from sslmanifold.reproduction.problem import problem
-from sslmanifold.reproduction.runs import trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,11 +7,11 @@ from sslmanifold.data import HalfMoons
 from sslmanifold.geometry import haar
 from sslmanifold.reproduction.claims import Check, Claim
 from sslmanifold.reproduction.descent import descend, last, moment_loss
+from sslmanifold.reproduction.experiments import trained
 from sslmanifold.reproduction.part import Part, Result, Settings
 from sslmanifold.reproduction.problem import problem, streams
-from sslmanifold.reproduction.runs import trained
 from sslmanifold.theory import eigenbasis, orthogonal_flow
-from sslmanifold.theory.flows import lifted_velocity, pair_gradients, printed_flow
+from sslmanifold.theory.velocities import lifted_velocity, pair_gradients, printed_flow
 
 
 def velocities(generator: torch.Generator) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -13,9 +12,10 @@ from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from sslmanifold.config.compose import composition_message, reason
 from sslmanifold.config.location import command_dir
 from sslmanifold.errors import UserError
 
@@ -23,11 +23,6 @@ from sslmanifold.errors import UserError
 EXIT_MISTAKE = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain dicts and lists: what checkpoints and loggers can hold."""
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
 
 
 def run_application(command: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> int:
@@ -112,68 +107,6 @@ def _job(command: str, task: Callable[[DictConfig], Any], config: DictConfig) ->
         raise SystemExit(_complain(command, reason(error), EXIT_MISTAKE)) from error
 
 
-def reason(error: Exception) -> str:
-    """What to tell the user about an error, in one message."""
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} is missing: set {error.full_key}=…"
-    return str(error) or type(error).__name__
-
-
 def _complain(command: str, message: str, status: int) -> int:
     print(f"sslmanifold {command}: {message}", file=sys.stderr)
     return status
-
-
-def composition_message(error: Exception, command: str, arguments: list[str]) -> str:
-    """Hydra's reason for not composing, with the choices spelled out for an unknown key."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    text = "\n".join(str(c) for c in chain)
-    unknown = re.search(r"Could not override '([\w.@/]+)'", text)
-    if unknown and ("not in struct" in text or "not in '" in text):
-        return _unknown_key(unknown.group(1), command, arguments)
-    missing = re.search(r"Could not delete from config\. '([\w.]+)' does not exist", text)
-    if missing:
-        return _unknown_key(missing.group(1), command, arguments)
-    if isinstance(error, MissingMandatoryValue):
-        return reason(error)
-    # of a list of options, callbacks=[a,b], Hydra does not say which there are
-    absent = re.search(r"Could not load '(\w+)/([\w-]+)'", text)
-    if absent:
-        group, name = absent.groups()
-        options = sorted(path.stem for path in (command_dir(command) / group).glob("*.yaml"))
-        return f"{group}: there is no {name}: choose from {', '.join(options)}"
-    lines = [line for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
-    keep = [
-        line for line in lines if not line.startswith(("See http", "Set the environment", "    full_key"))
-    ]
-    return "\n".join(keep)
-
-
-def _unknown_key(key: str, command: str, arguments: list[str]) -> str:
-    from hydra import compose, initialize_config_dir
-
-    from sslmanifold.config.check import unknown_key
-
-    name = key.split("=")[0]
-    # the same composition without plain values: groups still choose which keys there are
-    groups = [
-        a
-        for a in arguments
-        if "=" in a and not a.startswith(("-", "+", "~", "hydra")) and "." not in a.split("=")[0]
-    ]
-    groups = [a for a in groups if "," not in a and a.split("=")[0] != name]
-    with initialize_config_dir(str(command_dir(command)), version_base="1.3"):
-        try:
-            config = compose(command, overrides=groups)
-        except Exception:
-            config = compose(command)
-    parent, _, leaf = name.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    if not OmegaConf.is_dict(node):
-        return f"unknown key {name}: {parent or 'the configuration'} has no keys of its own"
-    choices = [str(k) for k in node if str(k) not in ("_target_", "hydra")]
-    return str(unknown_key(parent, leaf, choices))

@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 from sslmanifold.errors import UserError
-from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.moment_product import Moment
 from sslmanifold.theory.state import GramState, gram_state
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
-from sslmanifold.theory.flow import Flow
+from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.moment_product import Moment, symmetric_product
 from sslmanifold.theory.state import GramState, gram_state
 

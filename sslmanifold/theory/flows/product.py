@@ -21,9 +21,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslmanifold.theory.extrapolate import ExtrapolatedFlow, ExtrapolatedState
-from sslmanifold.theory.frobenius import check_radius
-from sslmanifold.theory.gram import gram_norm
+from sslmanifold.theory.flows.extrapolate import ExtrapolatedFlow, ExtrapolatedState
+from sslmanifold.theory.flows.frobenius import check_radius
+from sslmanifold.theory.flows.gram import gram_norm
 from sslmanifold.theory.limits import optimum
 from sslmanifold.theory.moment_product import Moment, moment_product, symmetric_product
 from sslmanifold.theory.state import GramState

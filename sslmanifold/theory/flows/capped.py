@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslmanifold.theory.extrapolate import ExtrapolatedFlow
+from sslmanifold.theory.flows.extrapolate import ExtrapolatedFlow
 from sslmanifold.theory.moment_product import Moment, moment_product
 from sslmanifold.theory.state import GramState
 

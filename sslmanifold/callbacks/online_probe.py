@@ -1,16 +1,20 @@
 """Probes while training: how linearly separable, and how clustered, the classes are in the embedding now."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from sslmanifold.callbacks.observer import Observer
 from sslmanifold.errors import UserError
-from sslmanifold.training.module import SSLModule
-from sslmanifold.training.observer import Observer
+
+if TYPE_CHECKING:
+    from sslmanifold.training.module import SSLModule
 
 
 def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

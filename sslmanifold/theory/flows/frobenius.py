@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
-from sslmanifold.theory.gram import Generators, GramFlow, LowRankUpdated
+from sslmanifold.theory.flows.gram import Generators, GramFlow, LowRankUpdated
 from sslmanifold.theory.limits import frobenius_optimum
 from sslmanifold.theory.moment_product import Moment, moment_product
 from sslmanifold.theory.state import GramState

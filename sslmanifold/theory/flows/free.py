@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from sslmanifold.theory.flow import FlowBlowUp
-from sslmanifold.theory.gram import Generators, GramFlow, LowRankUpdated
+from sslmanifold.theory.flows.base import FlowBlowUp
+from sslmanifold.theory.flows.gram import Generators, GramFlow, LowRankUpdated
 from sslmanifold.theory.moment_product import Moment, moment_product, spectral_norm
 from sslmanifold.theory.state import GramState
 

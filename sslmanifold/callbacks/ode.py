@@ -1,22 +1,26 @@
 """Does training follow its exact theory? The constraint's flow, advanced beside every optimizer step."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sslmanifold.callbacks.observer import Observer
 from sslmanifold.data import TripletBatch
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import RiemannianSGD
 from sslmanifold.metrics import subspace_distance
 from sslmanifold.theory import cross_moment
-from sslmanifold.theory.flow import Flow, FlowBlowUp
+from sslmanifold.theory.flows.base import Flow, FlowBlowUp
 from sslmanifold.training.effective_step import EffectiveStep
 from sslmanifold.training.flow_state import pack, unpack
-from sslmanifold.training.module import SSLModule
-from sslmanifold.training.observer import Observer
+
+if TYPE_CHECKING:
+    from sslmanifold.training.module import SSLModule
 
 
 @dataclass(kw_only=True)

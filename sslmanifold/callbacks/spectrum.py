@@ -1,14 +1,19 @@
 """Is the embedding collapsing? Effective and stable rank, and how feasible the weights are."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sslmanifold.callbacks.observer import Observer
 from sslmanifold.metrics import effective_rank, stable_rank
-from sslmanifold.training.module import SSLModule
-from sslmanifold.training.observer import Observer
+
+if TYPE_CHECKING:
+    from sslmanifold.training.module import SSLModule
 
 
 @dataclass(kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslmanifold.theory.capped import Cap, CappedFlow, Run, Runs, spiked
-from sslmanifold.theory.extrapolate import ExtrapolatedState
+from sslmanifold.theory.flows.capped import Cap, CappedFlow, Run, Runs, spiked
+from sslmanifold.theory.flows.extrapolate import ExtrapolatedState
 from sslmanifold.theory.limits import operator_norm_optimum
 
 

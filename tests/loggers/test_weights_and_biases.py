@@ -14,9 +14,9 @@ import wandb
 
 from sslmanifold.commands import sync
 from sslmanifold.errors import UserError
+from sslmanifold.loggers.wandb_media import log_probes
 from sslmanifold.runs import Run
 from sslmanifold.training.fit import run_training
-from sslmanifold.training.wandb_media import log_probes
 from sslmanifold.training.wandb_parts import wandb_id
 
 

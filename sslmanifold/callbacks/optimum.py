@@ -1,17 +1,21 @@
 """What the theory predicts of a run, what was seen, and stopping once the optimum is certified."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from sslmanifold.callbacks.observer import Observer
 from sslmanifold.data import TripletBatch
 from sslmanifold.errors import UserError
-from sslmanifold.training.module import SSLModule
-from sslmanifold.training.observer import Observer
+
+if TYPE_CHECKING:
+    from sslmanifold.training.module import SSLModule
 
 # points in time at which the flow is asked whether it has arrived
 _GRID = 400

@@ -9,10 +9,10 @@ import torch
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
+from sslmanifold.callbacks.online_probe import least_squares_labels, neighbour_labels
 from sslmanifold.errors import UserError
 from sslmanifold.probes.labelled import labelled
 from sslmanifold.runs import Run
-from sslmanifold.training.online_probe import least_squares_labels, neighbour_labels
 
 OPTIONS = (
     "data.batch_size=100",

@@ -15,8 +15,7 @@ def _whole(run: Run) -> Run:
 
 def trained(settings: Settings, experiment: str, overrides: Sequence[str] = (), name: str = "") -> Run:
     """``sslmanifold train +experiment=<experiment> seed=… <overrides>``, in ``runs/<name>``."""
-    from sslmanifold.config.application import plain
-    from sslmanifold.config.compose import composed
+    from sslmanifold.config.compose import composed, plain
     from sslmanifold.training.fit import run_training
 
     lines = [f"+experiment={experiment}", f"seed={settings.seed}", "overwrite=true", *overrides]
@@ -25,8 +24,7 @@ def trained(settings: Settings, experiment: str, overrides: Sequence[str] = (), 
 
 def solved(settings: Settings, experiment: str, overrides: Sequence[str] = (), name: str = "") -> Run:
     """``sslmanifold dynamics +experiment=<experiment> seed=… <overrides>``, in ``runs/<name>``."""
-    from sslmanifold.config.application import plain
-    from sslmanifold.config.compose import composed
+    from sslmanifold.config.compose import composed, plain
     from sslmanifold.training.dynamics import solve_dynamics
 
     lines = [f"+experiment={experiment}", f"seed={settings.seed}", "overwrite=true", *overrides]

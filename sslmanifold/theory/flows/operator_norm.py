@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslmanifold.theory.capped import Cap, CappedFlow, Run, spiked
-from sslmanifold.theory.frobenius import check_radius
+from sslmanifold.theory.flows.capped import Cap, CappedFlow, Run, spiked
+from sslmanifold.theory.flows.frobenius import check_radius
 from sslmanifold.theory.limits import operator_norm_optimum
 from sslmanifold.theory.moment_product import Moment
 

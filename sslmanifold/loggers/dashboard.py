@@ -1,6 +1,6 @@
 """The W&B dashboard in code: a workspace and a report over the runs of a project (extra ``dashboard``).
 
-``python -m sslmanifold.dashboard ENTITY [PROJECT]`` builds both online; the functions alone need no network.
+``python -m sslmanifold.loggers.dashboard ENTITY [PROJECT]`` builds both online; the functions alone need no network.
 """
 
 import sys
@@ -96,13 +96,13 @@ def _libraries() -> tuple[Any, Any]:
 def main() -> None:
     """Save the workspace and the report to W&B and print where they are."""
     if len(sys.argv) not in (2, 3):
-        raise SystemExit("usage: python -m sslmanifold.dashboard ENTITY [PROJECT]")
+        raise SystemExit("usage: python -m sslmanifold.loggers.dashboard ENTITY [PROJECT]")
     try:
         for built in (workspace(*sys.argv[1:]), report(*sys.argv[1:])):
             built.save()
             print(built.url)
     except UserError as error:
-        raise SystemExit(f"sslmanifold.dashboard: {error}") from error
+        raise SystemExit(f"sslmanifold.loggers.dashboard: {error}") from error
 
 
 if __name__ == "__main__":

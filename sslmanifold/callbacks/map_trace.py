@@ -1,12 +1,17 @@
 """Records the trained map beside every logged row, so that figures can be drawn from run folders alone."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from sslmanifold.training.module import SSLModule
-from sslmanifold.training.observer import Observer
+from sslmanifold.callbacks.observer import Observer
+
+if TYPE_CHECKING:
+    from sslmanifold.training.module import SSLModule
 
 
 @dataclass(kw_only=True)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
-from sslmanifold.theory.flow import Flow
-from sslmanifold.theory.flows import frame_flow, kappa_of, row_flow
+from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.limits import optimum
 from sslmanifold.theory.moment_product import Moment
 from sslmanifold.theory.state import FrameState, as_weights, frame_state, normalise_frame
+from sslmanifold.theory.velocities import frame_flow, kappa_of, row_flow
 
 # How far start() lets weights be from orthonormal: float32 or float16-mixed training passes, a mistake does
 # not.

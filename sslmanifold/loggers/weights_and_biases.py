@@ -9,9 +9,9 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from sslmanifold.errors import UserError
+from sslmanifold.loggers.base import RunLogger
+from sslmanifold.loggers.wandb_media import log_media
 from sslmanifold.runs import Run
-from sslmanifold.training.loggers import RunLogger
-from sslmanifold.training.wandb_media import log_media
 from sslmanifold.training.wandb_parts import wandb_id
 
 # keys whose smallest and largest values over the run stand in the W&B summary beside the last

@@ -1,0 +1,10 @@
+"""Callbacks that measure while anything trains: spectrum, exact dynamics, optimum, probe."""
+
+from sslmanifold.callbacks.map_trace import MapTrace
+from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.ode import ODEComparison
+from sslmanifold.callbacks.online_probe import OnlineProbe
+from sslmanifold.callbacks.optimum import Optimum
+from sslmanifold.callbacks.spectrum import SpectrumMonitor
+
+__all__ = ["MapTrace", "ODEComparison", "Observer", "OnlineProbe", "Optimum", "SpectrumMonitor"]

@@ -1,0 +1,121 @@
+"""The run folder: the only file that knows what lies where in it, and writes atomically.
+
+config.yaml           the resolved configuration
+metrics.csv           one row a logged step
+summary.json          last values, extremes, status, versions
+trajectory.npz        arrays over logged steps, embeddings at the start and at the end
+checkpoints/last.ckpt  refreshed while training; best.ckpt beside it
+figures/*.png
+probes/               <probe>.json and table.csv
+export/               the embedding without this package
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STATUSES = ("completed", "diverged", "failed", "interrupted")
+# of a run whose summary.json cannot be read
+UNREADABLE = "unreadable"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(
+            0o666 & ~mask
+        )  # mkstemp's files are private; a run folder is shared like any other file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def finite_json(value: Any) -> Any:
+    """The same structure with every NaN and infinity as null: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): finite_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_json(v) for v in value]
+    return value
+
+
+class RunFolder:
+    """Paths of one run and atomic writes into it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    config = property(lambda self: self.path / "config.yaml")
+    metrics = property(lambda self: self.path / "metrics.csv")
+    summary = property(lambda self: self.path / "summary.json")
+    trajectory = property(lambda self: self.path / "trajectory.npz")
+    checkpoint = property(lambda self: self.path / "checkpoints" / "last.ckpt")
+    best = property(lambda self: self.path / "checkpoints" / "best.ckpt")
+    probes = property(lambda self: self.path / "probes")
+    export = property(lambda self: self.path / "export")
+    figures = property(lambda self: self.path / "figures")
+
+    def holds_run(self) -> bool:
+        """Whether a run has already written here."""
+        return self.config.exists() or self.summary.exists()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        from omegaconf import OmegaConf
+
+        with atomic(self.config) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), encoding="utf-8")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        with atomic(self.summary) as temporary:
+            temporary.write_text(
+                json.dumps(finite_json(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+            )
+
+    def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """All rows, ``step`` first; a key that a row lacks is an empty cell."""
+        keys = sorted({key for row in rows for key in row} - {"step"})
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=["step", *keys], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        with atomic(self.metrics) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
+
+    def write_trajectory(self, arrays: Mapping[str, np.ndarray]) -> None:
+        with atomic(self.trajectory) as temporary:
+            np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+
+    def clear(self) -> None:
+        """Remove what a former run wrote, and nothing else."""
+        import shutil
+
+        for path in (self.config, self.metrics, self.summary, self.trajectory, self.path / "traceback.txt"):
+            path.unlink(missing_ok=True)
+        former = (self.checkpoint.parent, self.figures, self.probes, self.export)
+        for path in (*former, self.path / "wandb", self.path / "tensorboard"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def remove_partial_files(self) -> None:
+        """Remove what a killed process was writing; the files themselves are whole."""
+        for path in (self.config, self.metrics, self.summary, self.trajectory, self.checkpoint, self.best):
+            for partial in path.parent.glob(f".{path.name}.*"):
+                partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Exact flows of constrained training, one file each."""
