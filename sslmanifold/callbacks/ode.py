@@ -80,6 +80,7 @@ class ODEComparison(Observer):
             self.state = start
         else:  # a resumed run brings its state along; None once the flow has blown up
             self.state = None if self._resumed["state"] is None else unpack(self._resumed["state"], start)
+            self._resumed = None
         points = pl_module.points.double().cpu()
         # ‖X Δ‖_F through XᵀX where that is the smaller matrix
         self._gram = points.mT @ points if points.shape[0] > points.shape[1] else None
@@ -156,7 +157,7 @@ class ODEComparison(Observer):
     def state_dict(self) -> dict[str, Any]:
         """The flow's state in plain containers, for a checkpoint."""
         if self.flow is None:
-            return {}
+            return self._resumed or {}
         state = None if self.state is None else pack(self.state)
         return {
             "state": state,

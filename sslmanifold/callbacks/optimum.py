@@ -53,6 +53,8 @@ class Optimum(Observer):
         self.predicted: dict[str, object] = {}
         self.seen: int | None = None
         self._best: float | None = None
+        # the initial weights, while the number of steps is all that kept the prediction from being made
+        self._start: list[Tensor] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:  # type: ignore[override]
         self._best = pl_module.optimum() if pl_module.moment is not None else None
@@ -64,7 +66,11 @@ class Optimum(Observer):
                 )
             return
         if pl_module.steps_done == 0:
-            self.predicted = self._predict(pl_module, trainer)
+            self._start = [
+                weight.detach().cpu().to(torch.float64, copy=True) for weight in pl_module.network.weights
+            ]
+        if self._start is not None:  # a resumed run may have been given more steps
+            self.predicted = self._predict(pl_module, trainer, self._start)
         if self.seen is None:
             self._look(pl_module, trainer)
         elif self.stop:  # a run that was resumed after it had arrived
@@ -88,12 +94,13 @@ class Optimum(Observer):
             if self.stop:
                 trainer.should_stop = True
 
-    def _predict(self, module: SSLModule, trainer: Any) -> dict[str, object]:
+    def _predict(self, module: SSLModule, trainer: Any, weights: list[Tensor]) -> dict[str, object]:
         constraint, shape = module.constraint, module.network.shape
         assert module.moment is not None
         moment = module.moment.double().cpu()
         entries: dict[str, object] = dict(constraint.predictions(moment, shape))
         if not entries or not module.full_batch:
+            self._start = None
             return entries
         lr = float(trainer.optimizers[0].param_groups[0]["initial_lr"])
         assert module.eigvals is not None
@@ -102,12 +109,13 @@ class Optimum(Observer):
             times.append(times[-1] + lr * module.schedule(len(times) - 1))
         spaced = torch.linspace(0, 1, _GRID, dtype=torch.float64) ** 2 * (len(times) - 1)
         chosen = spaced.round().long().unique()
-        weights = [weight.detach().double().cpu() for weight in module.network.weights]
         solved = constraint.solve(moment, shape, weights, torch.tensor(times, dtype=torch.float64)[chosen])
         worst = self._gap(module, solved.loss).amax(-1)  # (T, S) -> (T,)
         reached = (worst <= self.tolerance).nonzero()
         if reached.numel():
             entries["predicted/steps_to_tolerance"] = int(chosen[int(reached[0])])
+        if reached.numel() or times[-1] > end or len(times) > _LONGEST:
+            self._start = None
         return entries
 
     def measure(self, module: SSLModule) -> dict[str, Tensor]:
@@ -127,10 +135,12 @@ class Optimum(Observer):
         return entries if self._best is not None else {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seen": self.seen, "predicted": {k: v for k, v in self.predicted.items() if _plain(v)}}
+        predicted = {k: v for k, v in self.predicted.items() if _plain(v)}
+        return {"seen": self.seen, "predicted": predicted, "start": self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seen, self.predicted = state_dict["seen"], dict(state_dict["predicted"])
+        self._start = state_dict.get("start")
 
 
 def _plain(value: object) -> bool:

@@ -51,6 +51,7 @@ class Checkpointing(Checkpoint):
 
     def __post_init__(self) -> None:
         self.folder: RunFolder | None = None
+        self.began = False  # whether Lightning had a step to take, and so told the callbacks
         self.best_of: dict[str, Any] = {}
         self._started = time.monotonic()
         self._seconds_before = 0.0
@@ -63,6 +64,7 @@ class Checkpointing(Checkpoint):
         return self._seconds_before + time.monotonic() - self._started
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.began = True
         if pl_module.steps_done == 0:
             pl_module.record_start()  # Lightning asks callbacks first: the row belongs to this state
             self.save(trainer, pl_module)

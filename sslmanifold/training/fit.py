@@ -108,7 +108,7 @@ class _Training:
                     ckpt_path=self.checkpoint,
                     weights_only=True if self.checkpoint else None,
                 )
-                if self.checkpoint and self.module.steps_done >= experiment.steps:
+                if self.checkpoint and not self.checkpointing.began:
                     self._close(trainer)
                 self.checkpointing.save(trainer, self.module)
             status, reason = self._outcome(self.interruption.seen)

@@ -26,24 +26,6 @@ BASE = (
     "checkpoint.every_n_steps=7",
     "trainer.log_every_n_steps=4",
 )
-APPROXIMATE = "callbacks.ode.approximate=true"
-CASES = {
-    "orthogonal": (),
-    "cayley": ("constraint.retraction=cayley", "constraint.metric=euclidean"),
-    "momentum": ("optimizer.momentum=0.9", APPROXIMATE),
-    "adam": ("optimizer=adam", "optimizer.lr=1e-3", APPROXIMATE),
-    "minibatches": ("data.batch_size=30", "data.resample=epoch", "loss.reduction=mean", APPROXIMATE),
-    "resampled": ("data.resample=step", "scheduler=cosine", APPROXIMATE),
-    "replicas": ("replicas=3", "scheduler=warmup", "scheduler.steps=20"),
-    "scaled": ("constraint=scaled", "trainer.precision=64-true"),
-    "frobenius": ("constraint=frobenius", "data.batch_size=50", "constraint.c1=2", APPROXIMATE),
-    "operator_norm": ("constraint=operator_norm",),
-    "tanh": ("model.activation=tanh",),
-    "none": ("constraint=none", "loss=noncontrastive", "optimizer.lr=1e-5"),
-    "deep": ("model=deep_linear",),
-    "optimum": ("callbacks=[spectrum,ode,optimum]", "callbacks.optimum.tolerance=0.3"),
-    "online_probe": ("callbacks=[spectrum,online_probe]", "callbacks.online_probe.every_n_epochs=5"),
-}
 
 
 class Killed(BaseException):
@@ -95,24 +77,6 @@ def same_run(run: Run, other: Run) -> None:
 
 def config_of(compose_config: Callable[..., dict[str, Any]], *overrides: str) -> dict[str, Any]:
     return compose_config("callbacks=[spectrum,ode]", *BASE, *overrides)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_killed_and_resumed_is_uninterrupted(
-    case: str, compose_config: Callable[..., dict[str, Any]], kill_at: Callable[..., None], tmp_path: Path
-) -> None:
-    config = config_of(compose_config, *CASES[case])
-    whole = run_training(config, tmp_path / "whole")
-    part = tmp_path / "part"
-    for number, step in enumerate((3, 26)):  # before the first refresh, and later
-        kill_at(step)
-        with pytest.raises(Killed):
-            run_training(config | ({"ckpt_path": str(part)} if number else {}), part)
-    kill_at(None)
-    assert read_checkpoint(part / "checkpoints" / "last.ckpt")["sslmanifold"]["steps_done"] == 21
-    if case == "optimum":  # the tolerance is passed before the checkpoint that the run goes on from
-        assert 0 < whole.summary["seen/steps_to_tolerance"] < 21
-    same_run(run_training(config | {"ckpt_path": str(part)}, part), whole)
 
 
 def test_global_generators_go_on(
