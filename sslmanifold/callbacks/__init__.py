@@ -1,10 +1,20 @@
 """Callbacks that measure while anything trains: spectrum, exact dynamics, optimum, probe."""
 
 from sslmanifold.callbacks.map_trace import MapTrace
-from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.ode import ODEComparison
 from sslmanifold.callbacks.online_probe import OnlineProbe
 from sslmanifold.callbacks.optimum import Optimum
+from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.callbacks.spectrum import SpectrumMonitor
 
-__all__ = ["MapTrace", "ODEComparison", "Observer", "OnlineProbe", "Optimum", "SpectrumMonitor"]
+__all__ = [
+    "MapTrace",
+    "ODEComparison",
+    "Observer",
+    "OnlineProbe",
+    "Optimum",
+    "Recorded",
+    "Snapshot",
+    "SpectrumMonitor",
+]

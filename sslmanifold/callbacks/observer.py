@@ -1,36 +1,71 @@
-"""What a callback that measures something looks like."""
+"""What a callback that measures something looks like, in our module and in anybody else's."""
 
-from abc import abstractmethod
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
 import numpy as np
+import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sslmanifold.training.module import SSLModule
+from sslmanifold.callbacks.snapshot import Snapshot
 
 
-class Observer(Callback):
-    """A callback that measures the state after an optimizer step.
+def spread(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Replica means under each key; with S > 1 replicas also ``key_std`` and ``key_r0`` … ``key_r{S−1}``.
 
-    The module asks every observer at the initial state, every ``trainer.log_every_n_steps`` steps and at the
-    last state, and writes what they say as one row. Extremes over every step are kept in Lightning's own
-    ``on_train_batch_end``.
+    Extremes (keys ending in ``_max``) take the worst replica, not the mean. Values that are not finite are
+    left out.
+    """
+    flat: dict[str, float] = {}
+    for key, value in values.items():
+        numbers = torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(-1)
+        if numbers.numel() > 1:
+            flat[key] = float(numbers.max() if key.endswith("_max") else numbers.mean())
+            flat[f"{key}_std"] = float(numbers.std())
+            flat |= {f"{key}_r{i}": float(number) for i, number in enumerate(numbers)}
+        else:
+            flat[key] = float(numbers[0])
+    return {key: number for key, number in flat.items() if math.isfinite(number)}
+
+
+class Recorded(lightning.LightningModule, ABC):
+    """A module that knows its exact state and writes the rows of its observers itself.
+
+    :class:`~sslmanifold.training.module.SSLModule` is one. For every other module an observer taps what it
+    measures, and logs it through Lightning.
     """
 
     @abstractmethod
-    def measure(self, module: "SSLModule") -> dict[str, Tensor]:
-        """Log key → values (replicas,) of the current state; keys that do not apply are left out."""
+    def snapshot(self) -> Snapshot:
+        """The state after the last optimizer step."""
 
-    def arrays(self, module: "SSLModule") -> dict[str, np.ndarray]:
-        """Name → array of the current state for ``trajectory.npz``, stacked over logged steps."""
+
+class Observer(Callback, ABC):
+    """A callback that measures the state after an optimizer step.
+
+    A :class:`Recorded` module asks every observer at the initial state, every ``trainer.log_every_n_steps`` steps
+    and at the last state, and writes what they say as one row. Extremes over every step are kept in Lightning's
+    own ``on_train_batch_end``.
+    """
+
+    @abstractmethod
+    def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        """Log key → values (replicas,) of this state; keys that do not apply are left out. Pure."""
+
+    def arrays(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
+        """Name → array of this state for ``trajectory.npz``, stacked over logged steps."""
         return {}
 
-    def reason(self, module: "SSLModule") -> str:
+    def reason(self) -> str:
         """Why this observer ended the run, if it did."""
         return ""
 
-    def summary(self, module: "SSLModule") -> dict[str, object]:
+    def summary(self) -> dict[str, Any]:
         """Entries of ``summary.json`` beyond the last values of the logged keys."""
         return {}

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslmanifold.callbacks.effective_step import EffectiveStep
 from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.data import TripletBatch
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import RiemannianSGD
 from sslmanifold.metrics import subspace_distance
 from sslmanifold.theory import cross_moment
-from sslmanifold.theory.flows.base import Flow, FlowBlowUp
-from sslmanifold.training.effective_step import EffectiveStep
-from sslmanifold.training.flow_state import pack, unpack
+from sslmanifold.theory.flows.base import Flow, FlowBlowUp, pack, unpack
 
 if TYPE_CHECKING:
+    from sslmanifold.constraints import Constraint
     from sslmanifold.training.module import SSLModule
 
 
@@ -40,7 +41,7 @@ class ODEComparison(Observer):
 
     With minibatches or resampled triplets the flow can follow the population C, from which the realised batches
     scatter by noise, or the very batches that training sees, each for its own step: then the deviation is O(lr)
-    again. With momentum, time runs by the effective step lr · w_k (:mod:`sslmanifold.training.effective_step`),
+    again. With momentum, time runs by the effective step lr · w_k (:mod:`sslmanifold.callbacks.effective_step`),
     and the deviation is of the order lr/(1 − μ)².
 
     Attributes:
@@ -62,14 +63,18 @@ class ODEComparison(Observer):
         self.state: Any = None
         self._resumed: dict[str, Any] | None = None
         self.blow_up_time: float | None = None
-        self._loss: Tensor | None = None
+        self._moment: Tensor | None = None
+        self._constraint: Constraint | None = None
+        self._linear = self._full_batch = True
         self._deviation: Tensor | None = None
         self._deviation_max: Tensor | None = None
 
     def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:  # type: ignore[override]
         if pl_module.moment is None:
             return
-        flow = pl_module.constraint.flow(pl_module.moment.double().cpu(), pl_module.network.shape)
+        self._moment, self._constraint = pl_module.moment.double().cpu(), pl_module.constraint
+        self._linear, self._full_batch = pl_module.network.linear, pl_module.full_batch
+        flow = self._constraint.flow(self._moment, pl_module.network.shape)
         if flow is None:
             return
         if not self.approximate:
@@ -175,7 +180,7 @@ class ODEComparison(Observer):
             self.time = state_dict["time"]
             self.effective_step.weight = state_dict["momentum_weight"]
 
-    def measure(self, module: SSLModule) -> dict[str, Tensor]:
+    def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
         if self.flow is None:
             return {}
         values = {"ode/time": torch.tensor(self.time, dtype=torch.float64)}
@@ -183,32 +188,43 @@ class ODEComparison(Observer):
             return values
         values["ode/deviation"] = self._deviation
         values["ode/deviation_max"] = self._deviation_max
-        values["ode/subspace_distance"] = subspace_distance(module.map(), self.state.m)
-        loss = module.moment_loss() if module.network.linear else module.current_loss()
+        if snapshot.map is not None:
+            values["ode/subspace_distance"] = subspace_distance(snapshot.map, self.state.m)
+        loss = self._objective(snapshot)
         if loss is not None:
             expected = self.flow.loss(self.state)
             tiny = torch.finfo(torch.float64).tiny
             values["ode/loss_gap"] = (loss.double().cpu() - expected) / expected.abs().clamp_min(tiny)
         return values
 
-    def arrays(self, module: SSLModule) -> dict[str, np.ndarray]:
+    def _objective(self, snapshot: Snapshot) -> Tensor | None:
+        """The objective at the trained weights, (S,): of a linear network by the flow's own C."""
+        if not snapshot.linear or snapshot.map is None:
+            return snapshot.loss
+        assert self._moment is not None
+        assert self._constraint is not None
+        loss = (snapshot.map * (self._moment @ snapshot.map)).sum((-2, -1))  # Tr(mᵀ C m), Eq. 8
+        weights = [weight.detach().double().cpu() for weight in snapshot.weights]
+        return self._constraint.objective(loss, weights)
+
+    def arrays(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
         """The flow's map and loss, (S, d, z) and (S,), NaN once the flow has blown up."""
         if self.flow is None:
             return {}
         if self.state is None:
-            m = torch.full_like(module.map(), torch.nan)
+            m = torch.full_like(snapshot.map, torch.nan)  # type: ignore[arg-type]
             return {"ode_m": m.numpy(), "ode_loss": torch.full(m.shape[:1], torch.nan).double().numpy()}
         return {"ode_m": self.state.m.numpy(), "ode_loss": self.flow.loss(self.state).numpy()}
 
-    def summary(self, module: SSLModule) -> dict[str, object]:
+    def summary(self) -> dict[str, object]:
         entries: dict[str, object] = {}
         if self.flow is not None:
             entries["ode/flow"] = self.flow.name
-            if not module.network.linear:
+            if not self._linear:
                 entries["ode/meaning"] = "nonlinear network against the linear flow: Conjecture 1"
             elif self.effective_step.weight > 0:
                 entries["ode/meaning"] = "approximate: momentum, compared at the effective time Σ lr·w"
-            elif not module.full_batch and self.follow == "batches":
+            elif not self._full_batch and self.follow == "batches":
                 entries["ode/meaning"] = "the flow follows the realised batches"
             elif self.approximate:
                 entries["ode/meaning"] = "approximate: callbacks.ode.approximate=true"

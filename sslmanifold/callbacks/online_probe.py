@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -11,10 +11,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.errors import UserError
-
-if TYPE_CHECKING:
-    from sslmanifold.training.module import SSLModule
 
 
 def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,22 +82,15 @@ class OnlineProbe(Observer):
         self._period = self.every_n_epochs * trainer.train_dataloader.steps_per_pass
         self._last_step = trainer.max_steps
 
-    def _due(self, module: SSLModule) -> bool:
+    def _due(self, step: int, previous: int | None) -> bool:
         """Whether a period has ended since the last row: a function of the rows alone, the same after a resume."""
-        rows, step = module.recorder.rows, module.steps_done
-        return not rows or step == self._last_step or step // self._period > rows[-1]["step"] // self._period
+        return previous is None or step == self._last_step or step // self._period > previous // self._period
 
-    def measure(self, module: SSLModule) -> dict[str, Tensor]:
-        if self._data is None or not self._due(module):
+    def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        if self._data is None or snapshot.embed is None or not self._due(snapshot.step, snapshot.previous):
             return {}
         rows, train_y, test_x, test_y, classes = self._data
-        train = module.embedding()[:, rows]
-        weight = module.network.weights[0]
-        with torch.no_grad():
-            if module.network.linear:
-                test = test_x @ module.map()
-            else:
-                test = module.network(test_x.to(weight.device, weight.dtype)).double().cpu()
+        train, test = snapshot.embedding[:, rows], snapshot.embed(test_x)
         guesses = {
             "linear": least_squares_labels(train, train_y, test, classes, self.alpha),
             "knn": neighbour_labels(train, train_y, test, classes, self.k),

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.data import TripletBatch
 from sslmanifold.errors import UserError
 
@@ -118,17 +119,17 @@ class Optimum(Observer):
             self._start = None
         return entries
 
-    def measure(self, module: SSLModule) -> dict[str, Tensor]:
+    def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
         return {}
 
-    def reason(self, module: SSLModule) -> str:
+    def reason(self) -> str:
         if not self.stop or self.seen is None:
             return ""
         return (
             f"stopped at step {self.seen}: the optimality gap is within {self.tolerance:g}, certified by L*"
         )
 
-    def summary(self, module: SSLModule) -> dict[str, object]:
+    def summary(self) -> dict[str, object]:
         entries: dict[str, object] = {"optimum/tolerance": self.tolerance, **self.predicted}
         if self.seen is not None:
             entries["seen/steps_to_tolerance"] = self.seen

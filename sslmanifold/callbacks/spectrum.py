@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.metrics import effective_rank, stable_rank
-
-if TYPE_CHECKING:
-    from sslmanifold.training.module import SSLModule
 
 
 @dataclass(kw_only=True)
@@ -26,17 +23,19 @@ class SpectrumMonitor(Observer):
 
     centered: bool = True
 
-    def measure(self, module: SSLModule) -> dict[str, Tensor]:
-        embedding = module.embedding()
-        return {
+    def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        embedding = snapshot.embedding
+        values = {
             "rank/effective": effective_rank(embedding, centered=self.centered),
             "rank/stable": stable_rank(embedding, centered=self.centered),
-            "constraint/residual": module.constraint.residual(list(module.network.weights)),
         }
+        if snapshot.residual is not None:
+            values["constraint/residual"] = snapshot.residual
+        return values
 
-    def arrays(self, module: SSLModule) -> dict[str, np.ndarray]:
+    def arrays(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
         """Singular values of the training embedding, (S, z), as centred as the ranks are."""
-        embedding = module.embedding()
+        embedding = snapshot.embedding
         if self.centered:
             embedding = embedding - embedding.mean(-2, keepdim=True)
         scale = embedding.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)

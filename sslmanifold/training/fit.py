@@ -171,7 +171,7 @@ class _Training:
         if stopped:
             return "interrupted", f"stopped by {signal.Signals(stopped[0]).name} at step {module.steps_done}"
         observers = [c for c in self.experiment.callbacks if isinstance(c, Observer)]
-        return "completed", "; ".join(filter(None, (observer.reason(module) for observer in observers)))
+        return "completed", "; ".join(filter(None, (observer.reason() for observer in observers)))
 
     def _embedding_arrays(self, when: str) -> dict[str, np.ndarray]:
         """The training embedding, at most SCATTER_POINTS of its points spread over the data, with labels."""
@@ -208,7 +208,7 @@ class _Training:
         summary |= module.recorder.last
         for callback in self.experiment.callbacks:
             if isinstance(callback, Observer):
-                summary |= callback.summary(module)
+                summary |= callback.summary()
         summary |= {f"checkpoint/best_{key}": value for key, value in self.checkpointing.best_of.items()}
         summary |= {"wall_seconds": self.checkpointing.seconds, "versions": versions()}
         self.folder.write_summary(summary)

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.observer import Observer, Recorded
+from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.constraints import Constraint
 from sslmanifold.data import TripletBatch
 from sslmanifold.geometry import require_riemannian
@@ -20,7 +20,7 @@ from sslmanifold.training.replica_chunks import ChunkedObjective, chunk_size
 from sslmanifold.training.resumable import between_steps, random_state, set_random_state
 
 
-class SSLModule(lightning.LightningModule):
+class SSLModule(Recorded):
     """Minimises a self-supervised loss over a network whose weights stay on their manifolds.
 
     Time is t = Σ lr of the loss as differentiated, the time of the flows in :mod:`sslmanifold.theory`.
@@ -83,7 +83,7 @@ class SSLModule(lightning.LightningModule):
         self.steps_done = 0
         self.last_loss: Tensor | None = None
         self._batch: TripletBatch | None = None
-        self._snapshot: list[Tensor] = []
+        self._kept: list[Tensor] = []
         self._cache: dict[str, Tensor] = {}
 
     # -- training ---------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class SSLModule(lightning.LightningModule):
             self._return_to_last_finite_state()
             return None
         with torch.no_grad():
-            self._snapshot = [weight.detach().clone() for weight in self.network.weights]
+            self._kept = [weight.detach().clone() for weight in self.network.weights]
         return objective.sum()  # the gradient of a sum keeps replicas independent
 
     def objective(self, batch: TripletBatch) -> Tensor:
@@ -159,12 +159,43 @@ class SSLModule(lightning.LightningModule):
         """Undo the step that left the finite numbers and stop: what was logged so far stands."""
         self.diverged_at = self.steps_done
         with torch.no_grad():
-            for weight, kept in zip(self.network.weights, self._snapshot, strict=False):
+            for weight, kept in zip(self.network.weights, self._kept, strict=False):
                 weight.copy_(kept)
         self._cache.clear()
         self.trainer.should_stop = True
 
     # -- measuring --------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The state after the last optimizer step, exact: in float64, on all training points."""
+        rows, weights = self.recorder.rows, list(self.network.weights)
+        return Snapshot(
+            step=self.steps_done,
+            time=self.time,
+            previous=int(rows[-1]["step"]) if rows else None,
+            embedding=self.embedding,
+            views=self._views,
+            map=self.map,
+            linear=self.network.linear,
+            loss=self.current_loss,
+            weights=weights,
+            residual=lambda: self.constraint.residual(weights),
+            embed=self.embed,
+        )
+
+    @torch.no_grad()
+    def embed(self, x: Tensor) -> Tensor:
+        """Embeddings of prepared inputs (n, d), (S, n, z), float64 on the CPU; by the map where there is one."""
+        if self.network.linear:
+            return x.double().cpu() @ self.map()  # (n, d) @ (S, d, z)
+        weight = self.network.weights[0]
+        return self.network(x.to(weight.device, weight.dtype)).double().cpu()
+
+    def _views(self) -> Tensor:
+        """Embeddings of the training points and of one positive of each, (S, n, 2, z)."""
+        triplets = self.trainer.datamodule.triplets.full(0, torch.float64)  # type: ignore[attr-defined]
+        positives = triplets.positives if triplets.positives.ndim == 2 else triplets.positives[:, 0]
+        return torch.stack([self.embed(triplets.x), self.embed(positives)], dim=-2)
 
     def map(self) -> Tensor:
         """m of the current weights, (S, d, z), float64 on the CPU; computed once a step."""
@@ -176,12 +207,7 @@ class SSLModule(lightning.LightningModule):
     def embedding(self) -> Tensor:
         """Embedding of the training points, (S, n, z), float64 on the CPU; computed once a step."""
         if "embedding" not in self._cache:
-            with torch.no_grad():
-                if self.network.linear:
-                    self._cache["embedding"] = self.points.cpu() @ self.map()  # (n, d) @ (S, d, z)
-                else:
-                    weight = self.network.weights[0]
-                    self._cache["embedding"] = self.network(self.points.to(weight.dtype)).double().cpu()
+            self._cache["embedding"] = self.embed(self.points)
         return self._cache["embedding"]
 
     @torch.no_grad()
@@ -208,10 +234,10 @@ class SSLModule(lightning.LightningModule):
         best = self.constraint.optimum(self.eigvals, self.network.shape)
         return None if best is None else float(best)
 
-    def measure(self) -> dict[str, Tensor]:
+    def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
         """Every key of one row, (S,) each."""
         values: dict[str, Tensor] = {}
-        loss = self.current_loss()
+        loss = snapshot.loss
         if loss is not None:
             values["train/loss"] = loss
             best = self.optimum()
@@ -219,18 +245,19 @@ class SSLModule(lightning.LightningModule):
                 floor = 1e-12 * float(self.eigvals.abs().max())  # type: ignore[union-attr]
                 values["train/optimality_gap"] = (loss.double() - best) / max(abs(best), floor)
         for observer in self._observers():
-            values |= observer.measure(self)
+            values |= observer.measure(snapshot)
         return values
 
     def record(self, *, closing: bool = False) -> None:
         """Write one row for the current state; see :meth:`Recorder.record` for ``closing``."""
         if self.recorder.rows and self.recorder.rows[-1]["step"] == self.steps_done:
             return  # measuring costs time
+        snapshot = self.snapshot()
         arrays: dict[str, Any] = {"time": self.time}
         for observer in self._observers():
-            arrays |= observer.arrays(self)
+            arrays |= observer.arrays(snapshot)
         loggers = self.trainer.loggers if self.trainer.is_global_zero else []
-        self.recorder.record(self.steps_done, self.measure(), arrays, loggers, closing=closing)
+        self.recorder.record(self.steps_done, self.measure(snapshot), arrays, loggers, closing=closing)
 
     def _observers(self) -> list[Observer]:
         return [c for c in self.trainer.callbacks if isinstance(c, Observer)]  # type: ignore[attr-defined]

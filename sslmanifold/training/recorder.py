@@ -1,6 +1,5 @@
 """Rows of measurements: to every logger, and kept for the summary and the trajectory."""
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,25 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslmanifold.callbacks.observer import spread
 from sslmanifold.runs import RunFolder
-
-
-def spread(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Replica means under each key; with S > 1 replicas also ``key_std`` and ``key_r0`` … ``key_r{S−1}``.
-
-    Extremes (keys ending in ``_max``) take the worst replica, not the mean. Values that are not finite are
-    left out.
-    """
-    flat: dict[str, float] = {}
-    for key, value in values.items():
-        numbers = torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(-1)
-        if numbers.numel() > 1:
-            flat[key] = float(numbers.max() if key.endswith("_max") else numbers.mean())
-            flat[f"{key}_std"] = float(numbers.std())
-            flat |= {f"{key}_r{i}": float(number) for i, number in enumerate(numbers)}
-        else:
-            flat[key] = float(numbers[0])
-    return {key: number for key, number in flat.items() if math.isfinite(number)}
 
 
 class Recorder:

@@ -143,3 +143,22 @@ def as_times(times: Tensor | Iterable[float]) -> Tensor:
     if not torch.isfinite(points).all() or bool((points < 0).any()) or bool((points.diff() < 0).any()):
         raise UserError("times must be finite, ≥ 0 and ascending (time 0 is where the flow starts)")
     return points
+
+
+def pack(state: Any) -> Any:
+    """The tensors and numbers of a state, (nested) named tuples as lists."""
+    if isinstance(state, tuple | list):
+        return [pack(part) for part in state]
+    return state.detach().clone() if isinstance(state, Tensor) else state
+
+
+def unpack(packed: Any, like: Any) -> Any:
+    """The state that was packed, rebuilt in the types of ``like``, any state of the same flow.
+
+    Tensors and numbers may differ from ``like``'s in value and shape, tuples may not in their nesting.
+    """
+    if isinstance(like, tuple):
+        # a plain tuple is a row of parts of one kind, a named one has its fields
+        parts = [unpack(part, template) for part, template in zip(packed, like, strict=True)]
+        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    return packed
