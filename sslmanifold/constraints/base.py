@@ -84,7 +84,8 @@ class Constraint(ABC):
     def project_jointly(self, weights: Sequence[Tensor]) -> None:
         """Put the weights back onto the constraint in place, after a step, where it binds layers together.
 
-        Constraints on single weights do that in their manifolds' retractions and leave this alone.
+        Constraints on single weights do that in their manifolds' retractions and leave this alone. Of weights some
+        of which learn (``requires_grad``) and some of which are frozen, the frozen ones stay as they are.
         """
         return
 
@@ -99,6 +100,14 @@ class Constraint(ABC):
         :meth:`add_kinks`; one without has nothing to do.
         """
         return self.objective(loss, weights)
+
+    def embedding_scale(self, weights: Sequence[Tensor]) -> Tensor | None:
+        """s, (S,), where the objective of any loss ℓ(u) is ℓ(u/s); None where it is what :meth:`objective` makes of it.
+
+        The two agree for losses of degree two in u, which is what the flows are of. A loss of no degree, such as
+        the cross-entropy of fine-tuning, is to see u/s: divided by s² it would only ask for larger weights.
+        """
+        return None
 
     def add_kinks(self, weights: Sequence[Tensor], objective: Tensor, lr: float) -> None:
         """Turn the gradients of :meth:`smooth_part`, in place, into those of a proximal step of size lr.

@@ -16,18 +16,19 @@ from sslmanifold.theory.flows.product import ProductFlow
 
 
 def _excess(m: Tensor, c: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Left and right singular vectors of m (…, d, z) where σ > c, zero elsewhere, and 1 − (c/σ)^{1/2}."""
+    """Left and right singular vectors of m (…, d, z) where σ > c, zero elsewhere, and min(1, c/σ)."""
     squares, v = torch.linalg.eigh(m.mT @ m)  # z×z: no SVD in the training loop
     sigma = squares.clamp_min(0).sqrt()
     outside = sigma > c
     u = (m @ v) * (outside / sigma.clamp_min(c)).unsqueeze(-2)  # (…, d, z)
-    return u, v * outside.unsqueeze(-2), 1 - (c / sigma.clamp_min(c)).sqrt()
+    return u, v * outside.unsqueeze(-2), c / sigma.clamp_min(c)
 
 
 @dataclass(kw_only=True)
 class Product(Constraint):
     """‖W2ᵀW1‖₂ ≤ c: after a gradient step, singular values of the map above c are cut back to it, half of the
-    excess (as a factor) from each layer. The derivation is in :mod:`sslmanifold.theory.flows.product`.
+    excess (as a factor) from each layer, or all of it from the one that learns where the other is frozen. The
+    derivation is in :mod:`sslmanifold.theory.flows.product`.
     """
 
     name = "product"
@@ -52,10 +53,17 @@ class Product(Constraint):
 
     def project_jointly(self, weights: Sequence[Tensor]) -> None:
         w1, w2 = weights
-        u, v, shrink = _excess(w1.double().mT @ w2.double(), self.c)
-        if bool((shrink > 0).any()):
-            w1.sub_(((w1.double() @ u * shrink.unsqueeze(-2)) @ u.mT).to(w1.dtype))
-            w2.sub_(((w2.double() @ v * shrink.unsqueeze(-2)) @ v.mT).to(w2.dtype))
+        u, v, kept = _excess(w1.double().mT @ w2.double(), self.c)
+        if not bool((kept < 1).any()):
+            return
+        alone = (
+            w1.requires_grad != w2.requires_grad
+        )  # a frozen layer stays, and the other gives all of the excess
+        shrink = (1 - (kept if alone else kept.sqrt())).unsqueeze(-2)
+        if w1.requires_grad or not alone:
+            w1.sub_(((w1.double() @ u * shrink) @ u.mT).to(w1.dtype))
+        if w2.requires_grad or not alone:
+            w2.sub_(((w2.double() @ v * shrink) @ v.mT).to(w2.dtype))
 
     def residual(self, weights: Sequence[Tensor]) -> Tensor:
         m = weights[0].detach().double().mT @ weights[1].detach().double()

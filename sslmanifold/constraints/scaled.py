@@ -52,6 +52,11 @@ class Scaled(Constraint):
             loss = loss / squared_spectral_norm(weight.detach())
         return loss
 
+    def embedding_scale(self, weights: Sequence[Tensor]) -> Tensor:
+        """Π ‖W_i‖₂, differentiable as :func:`squared_spectral_norm` is."""
+        squared = [squared_spectral_norm(weight) for weight in weights]
+        return torch.stack(squared).prod(0).sqrt()
+
     @torch.no_grad()
     def add_kinks(self, weights: Sequence[Tensor], objective: Tensor, lr: float) -> None:
         if lr <= 0:

@@ -20,6 +20,7 @@ class ConstrainedNetwork(nn.Module):
     Attributes:
         weights: W_1 (S, h, d), hidden layers (S, h, h), W_L (S, h, z), each on its constraint's manifold.
         shape: the sizes.
+        constraint: what the weights obey, together where it binds layers together.
         preprocessing: applied by :meth:`embed` to raw inputs, not by :meth:`forward`.
     """
 
@@ -33,6 +34,7 @@ class ConstrainedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
+        self.constraint = constraint
         self.activation = activation
         self.preprocessing = preprocessing or Affine()
         self.weights = nn.ParameterList(

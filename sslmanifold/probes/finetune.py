@@ -1,4 +1,4 @@
-"""Fine-tuning: a classification head on the pretrained encoder, whose weights stay on their manifolds."""
+"""Fine-tuning: a classification head on the pretrained encoder, whose weights keep their constraint."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
 from sslmanifold.constraints import make_constraint
+from sslmanifold.constraints.step import after_step, before_step
 from sslmanifold.geometry import RiemannianAdam, Stiefel, require_riemannian
 from sslmanifold.models import ConstrainedNetwork
 
@@ -21,30 +22,12 @@ Freeze = Literal["backbone", "none", "gradual"]
 def released(
     network: ConstrainedNetwork, *, constrained: bool = True, replica: int = 0
 ) -> ConstrainedNetwork:
-    """A trainable copy of one replica, on its manifolds or, with ``constrained=False``, free of them."""
+    """A trainable copy of one replica, under its constraint or, with ``constrained=False``, free of it."""
     weights = [
         weight.detach().as_subclass(Tensor)[replica : replica + 1].clone() for weight in network.weights
     ]
-    manifolds = [weight.manifold for weight in network.weights]
-    if not constrained:
-        manifolds = make_constraint("none").manifolds(network.shape)
-    return ConstrainedNetwork(
-        network.shape,
-        _Manifolds(manifolds),  # type: ignore[arg-type]
-        weights,
-        network.activation,
-        network.preprocessing,
-    )
-
-
-@dataclass(frozen=True)
-class _Manifolds:
-    """Stands in for a constraint where only its manifolds matter."""
-
-    of_weights: list[Any]
-
-    def manifolds(self, shape: Any) -> list[Any]:
-        return self.of_weights
+    constraint = network.constraint if constrained else make_constraint("none")
+    return ConstrainedNetwork(network.shape, constraint, weights, network.activation, network.preprocessing)
 
 
 def backbone_step(weight: Tensor) -> float:
@@ -59,7 +42,9 @@ def backbone_step(weight: Tensor) -> float:
 class FineTuning(lightning.LightningModule):
     """x ↦ W u(x)/s + b with cross-entropy: u the encoder, s its global scale, (W, b) a linear head.
 
-    One Riemannian Adam serves both: it steps the head as Adam does, and the encoder along its manifolds.
+    One Riemannian Adam serves both: it steps the head as Adam does, and the encoder along its manifolds. What is
+    differentiated is what the encoder's constraint makes of the cross-entropy, and after a step the constraint puts
+    back what it binds together, as in the encoder's own training.
 
     Args:
         network: one replica of a pretrained encoder.
@@ -83,17 +68,42 @@ class FineTuning(lightning.LightningModule):
         self.network = network
         dtype = network.weights[0].dtype
         self.head = nn.Linear(network.shape.embedding, classes, dtype=dtype)
+        norm = self._norm()
+        self.scale_free = norm is not None
+        scale = scale if norm is None else scale / float(norm.detach())
         self.register_buffer("scale", torch.tensor(scale, dtype=dtype))
         self.head_lr, self.backbone_lr, self.weight_decay = head_lr, backbone_lr, weight_decay
         self.accuracy = MulticlassAccuracy(classes, average="micro")
+        self._objective: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: prepared inputs (n, d) → (n, classes)."""
-        return self.head(self.network(x.to(self.head.weight.dtype))[0] / self.scale)
+        u = self.network(x.to(self.head.weight.dtype))[0]
+        norm = self._norm()
+        return self.head((u if norm is None else u / norm) / self.scale)
+
+    def _norm(self) -> Tensor | None:
+        """What the constraint divides embeddings by, (1,), differentiable."""
+        return self.network.constraint.embedding_scale(list(self.network.weights))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
-        return nn.functional.cross_entropy(self(x), y)
+        loss = nn.functional.cross_entropy(self(x), y).unsqueeze(0)  # (1,): one replica
+        self._objective = None
+        if not self.scale_free:  # else the logits are of u/s already
+            loss = self.network.constraint.smooth_part(loss, list(self.network.weights))
+            self._objective = loss.detach()
+        return loss.sum()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self._objective is not None:
+            before_step(self.network.constraint, list(self.network.weights), self._objective, optimizer)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        after_step(self.network.constraint, list(self.network.weights))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
@@ -153,7 +163,7 @@ class FineTune:
     Attributes:
         freeze: backbone (the head alone learns) | none (everything does) | gradual.
         unfreeze_every: epochs between layers of ``gradual``.
-        constraint: keep (weights stay on the manifolds of the run) | none (they are released).
+        constraint: keep (the constraint of the run goes on) | none (the weights are released from it).
         head_lr, backbone_lr: learning rates of Riemannian Adam; "auto" for :func:`backbone_step`.
         weight_decay: of the head.
         fractions: parts of the training labels to learn from; the largest gives the accuracy reported.

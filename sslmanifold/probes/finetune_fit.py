@@ -13,7 +13,6 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from sslmanifold.geometry import residual
 from sslmanifold.models import ConstrainedNetwork
 from sslmanifold.probes.classifiers import Fitted
 from sslmanifold.probes.embeddings import embed_exactly
@@ -122,7 +121,7 @@ def _one_fraction(
         trainer.fit(module, train, check, ckpt_path=again, weights_only=True if again else None)
         accuracy = float(best.best_model_score) if best.best_model_score is not None else math.nan
         predicted = trainer.predict(module, test, ckpt_path=best.best_model_path, weights_only=True)
-    worst = max(float(residual(w.detach(), w.manifold).amax()) for w in module.network.weights)
+    worst = float(module.network.constraint.residual(list(module.network.weights)).amax())
     return {
         "predicted": torch.cat(predicted).numpy(),  # type: ignore[arg-type]
         "validation": accuracy,

@@ -2,16 +2,16 @@
 
 The statements need hundreds of short trainings of tiny networks. Lightning's bookkeeping costs 1–5 ms a step,
 ten times the step itself, so these loops do without it; what a step *is* stays the same: the same
-``ConstrainedNetwork``, constraint, ``RiemannianSGD`` and joint projection. That ``SSLModule`` under Lightning
+``ConstrainedNetwork``, constraint, ``RiemannianSGD`` and order of a step. That ``SSLModule`` under Lightning
 does the same is checked where training is compared with its flow (Figure 3, Theorem 2).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from sslmanifold.constraints import Constraint, NetworkShape
+from sslmanifold.constraints.step import take_step
 from sslmanifold.data import TripletBatch
 from sslmanifold.geometry import RiemannianSGD
 from sslmanifold.losses import contrastive_loss
@@ -58,14 +58,7 @@ def descend(
     optimizer = RiemannianSGD(list(network.weights), lr=lr)
     yield network
     for _ in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        parameters = list(network.weights)
-        objective = constraint.smooth_part(loss(network), parameters)
-        objective.sum().backward()
-        constraint.add_kinks(parameters, objective.detach(), lr)
-        optimizer.step()
-        with torch.no_grad():
-            constraint.project_jointly(parameters)
+        take_step(constraint, list(network.weights), optimizer, lambda: loss(network))
         yield network
 
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.constraints import Constraint
+from sslmanifold.constraints.step import after_step, before_step
 from sslmanifold.data import TripletBatch
 from sslmanifold.geometry import require_riemannian
 from sslmanifold.models import ConstrainedNetwork
@@ -134,17 +135,14 @@ class SSLModule(Recorded):
         if self.diverged_at is None and self.last_loss is not None:
             # the same value on every process: their weights must stay equal
             value = self.trainer.strategy.reduce(self.last_loss, reduce_op="mean")
-            self.constraint.add_kinks(
-                list(self.network.weights), value, float(optimizer.param_groups[0]["lr"])
-            )
+            before_step(self.constraint, list(self.network.weights), value, optimizer)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
         lr = float(optimizer.param_groups[0]["lr"])
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        with torch.no_grad():
-            self.constraint.project_jointly(list(self.network.weights))
+        after_step(self.constraint, list(self.network.weights))
         self._cache.clear()
         if self.diverged_at is None:
             self.last_lr = lr

@@ -8,6 +8,7 @@ import torch
 from sslmanifold.config.check import build_group
 from sslmanifold.config.location import config_dir
 from sslmanifold.constraints import Constraint, NetworkShape, available_constraints, make_constraint
+from sslmanifold.constraints.step import after_step, take_step
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import ManifoldParameter, RiemannianSGD
 from sslmanifold.models import ConstrainedNetwork
@@ -29,10 +30,9 @@ def network(constraint: Constraint, shape: NetworkShape = SHAPE, seed: int = 0) 
     return ConstrainedNetwork(shape, constraint, weights)
 
 
-def objective(model: ConstrainedNetwork, constraint: Constraint) -> torch.Tensor:
+def loss(model: ConstrainedNetwork) -> torch.Tensor:
     m = model.map()
-    loss = (m * (SPECTRUM[:, None] * m)).sum((-2, -1))
-    return constraint.smooth_part(loss, list(model.weights))
+    return (m * (SPECTRUM[:, None] * m)).sum((-2, -1))
 
 
 def trained(
@@ -41,13 +41,7 @@ def trained(
     model = network(constraint, shape, seed)
     optimizer = RiemannianSGD(list(model.weights), lr=lr)
     for _ in range(steps):
-        optimizer.zero_grad()
-        value = objective(model, constraint)
-        value.sum().backward()
-        constraint.add_kinks(list(model.weights), value.detach(), lr)
-        optimizer.step()
-        with torch.no_grad():
-            constraint.project_jointly(list(model.weights))
+        take_step(constraint, list(model.weights), optimizer, lambda: loss(model))
     return model
 
 
@@ -169,6 +163,35 @@ def test_rows_follow_their_flow_at_first_order() -> None:
     errors = [float((trained(constraint, 0.5 / n, n, shape).map() - state.m).norm()) for n in (40, 80, 160)]
     assert 1.9 < errors[0] / errors[1] < 2.1
     assert 1.9 < errors[1] / errors[2] < 2.1
+
+
+@pytest.mark.parametrize("learning", [0, 1])
+def test_a_bounded_product_takes_its_excess_from_what_learns(learning: int) -> None:
+    constraint = make_constraint("product")
+    generator = torch.Generator().manual_seed(0)
+    weights = [
+        torch.randn(1, *size, generator=generator, dtype=torch.float64).requires_grad_(index == learning)
+        for index, size in enumerate(SHAPE.matrices)
+    ]
+    before = [weight.detach().clone() for weight in weights]
+    after_step(constraint, weights)
+    singular = torch.linalg.svdvals(before[0].mT @ before[1])[0, :2]
+    now = torch.linalg.svdvals((weights[0].mT @ weights[1]).detach())[0, :2]
+    torch.testing.assert_close(now, singular.clamp(max=1.0))
+    assert torch.equal(weights[1 - learning], before[1 - learning])
+    frozen = [9 * weight.detach() for weight in weights]
+    kept = [weight.clone() for weight in frozen]
+    after_step(constraint, frozen)
+    assert all(torch.equal(a, b) for a, b in zip(frozen, kept, strict=True))
+
+
+def test_one_proximal_step_needs_one_learning_rate() -> None:
+    constraint = make_constraint("scaled")
+    model = network(constraint)
+    first, second = model.weights
+    optimizer = RiemannianSGD([{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.2}])
+    with pytest.raises(UserError, match=r"learning rates are 0\.1, 0\.2: put them into one group"):
+        take_step(constraint, [first, second], optimizer, lambda: loss(model))
 
 
 def test_every_constraint_has_its_yaml() -> None:

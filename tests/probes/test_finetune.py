@@ -47,6 +47,39 @@ def test_everything_learns_on_its_manifold(run: Run, data: Labelled, tmp_path: P
     assert record["n_train"] == pytest.approx(0.3 * 1347, abs=5)
 
 
+@pytest.mark.parametrize("freeze", ["none", "gradual"])
+def test_a_bounded_map_stays_bounded(
+    train: Callable[..., Run], data: Labelled, tmp_path: Path, freeze: str
+) -> None:
+    """The bound holds of the weights as saved, whatever the summary says; a frozen layer gives nothing of it."""
+    bounded = train("model.embedding=3", "trainer.max_steps=30", "constraint=product", callbacks="[spectrum]")
+    options = {"freeze": freeze, "unfreeze_every": 1, "epochs": 2, "patience": 50, "backbone_lr": 0.01}
+    record, _ = tuned(bounded, data, tmp_path, **options)
+    state = torch.load(tmp_path / "30%" / "last.ckpt", weights_only=True)["state_dict"]
+    w1, w2 = (state[f"network.weights.{index}"].double() for index in (0, 1))
+    assert not torch.equal(state["network.weights.1"], bounded.model.weights[1])
+    assert float(torch.linalg.matrix_norm(w1.mT @ w2, 2)) == pytest.approx(1.0, abs=1e-6)
+    assert record["constraint/residual"] < 1e-6
+    if freeze == "gradual":
+        assert torch.equal(state["network.weights.0"], bounded.model.weights[0])
+
+
+def test_the_scaled_loss_fine_tunes_what_no_scale_changes(train: Callable[..., Run], data: Labelled) -> None:
+    scaled = train("model.embedding=3", "trainer.max_steps=30", "constraint=scaled", callbacks="[spectrum]")
+    module = FineTuning(released(scaled.model), 10, scale=2.0)
+    x = data.train_x[:50]
+    logits = module(x)
+    torch.testing.assert_close(logits, module.head(scaled.model(x.to(logits.dtype))[0] / 2.0))
+    loss = module.training_step((x, torch.from_numpy(data.train_y[:50])), 0)
+    loss.backward()
+    for weight in module.network.weights:  # no growth along the weight itself
+        assert float((weight.grad * weight).sum().abs()) < 1e-5 * float(weight.grad.norm() * weight.norm())
+    with torch.no_grad():
+        for weight in module.network.weights:
+            weight *= 3
+    torch.testing.assert_close(module(x), logits)
+
+
 def test_a_frozen_backbone_stays_bit_for_bit(run: Run, data: Labelled, tmp_path: Path) -> None:
     _, state = tuned(run, data, tmp_path, freeze="backbone")
     for index, weight in enumerate(run.model.weights):

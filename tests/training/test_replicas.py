@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sslmanifold.constraints.step import after_step
 from sslmanifold.data import TripletBatch
 from sslmanifold.runs import Run
 from sslmanifold.training import replica_chunks
@@ -42,8 +43,7 @@ def trained_weights(run: Experiment, steps: int, pick: int | None = None) -> lis
         optimizer.zero_grad(set_to_none=True)
         module.objective(batch).sum().backward()
         optimizer.step()
-        with torch.no_grad():
-            module.constraint.project_jointly(list(module.network.weights))
+        after_step(module.constraint, list(module.network.weights))
     return [w.detach() for w in module.network.weights]
 
 
