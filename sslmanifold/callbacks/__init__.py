@@ -1,5 +1,6 @@
 """Callbacks that measure while anything trains: spectrum, exact dynamics, optimum, probe."""
 
+from sslmanifold.callbacks.collapse import CollapseWarning
 from sslmanifold.callbacks.map_trace import MapTrace
 from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.ode import ODEComparison
@@ -7,8 +8,10 @@ from sslmanifold.callbacks.online_probe import OnlineProbe
 from sslmanifold.callbacks.optimum import Optimum
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.callbacks.spectrum import SpectrumMonitor
+from sslmanifold.callbacks.tap import Tap
 
 __all__ = [
+    "CollapseWarning",
     "MapTrace",
     "ODEComparison",
     "Observer",
@@ -17,4 +20,5 @@ __all__ = [
     "Recorded",
     "Snapshot",
     "SpectrumMonitor",
+    "Tap",
 ]

@@ -62,6 +62,10 @@ class Observer(Callback, ABC):
         """Name → array of this state for ``trajectory.npz``, stacked over logged steps."""
         return {}
 
+    def after(self, snapshot: Snapshot, values: Mapping[str, Tensor]) -> None:
+        """What follows from a row that was just measured, e.g. a warning."""
+        return
+
     def reason(self) -> str:
         """Why this observer ended the run, if it did."""
         return ""

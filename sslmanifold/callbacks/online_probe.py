@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
+from sslmanifold.callbacks.tap import submodule, untouched
 from sslmanifold.errors import UserError
 
 
@@ -45,52 +48,47 @@ def neighbour_labels(train: Tensor, y: Tensor, test: Tensor, classes: int, k: in
 
 @dataclass(kw_only=True)
 class OnlineProbe(Observer):
-    """Logs ``probe/linear/accuracy`` and ``probe/knn/accuracy`` on the test split, one value a replica.
+    """Logs ``probe/linear/accuracy`` and ``probe/knn/accuracy`` on test points, one value a replica.
 
-    Embeddings are taken as they are, without a graph, and no random number is drawn: a run trains bit for bit as
-    it would without this callback. Values appear in the first logged row that is due, and in the last.
+    Embeddings are taken in evaluation mode, without a graph, and no random number is drawn: training goes on bit
+    for bit as it would without this callback, and its loss never sees a label. In sslmanifold's own module the
+    points are the data set's splits, and values appear in the first logged row that is due, and in the last. In
+    any other LightningModule they are given here, and values are logged through Lightning at the end of an epoch.
 
     Attributes:
-        every_n_epochs: passes over the data between evaluations; with full batches a step is a pass.
+        train: labelled points, for other modules: arrays (x, y), or a Dataset or DataLoader of (x, y).
+        test: the same, held out.
+        on: what embeds a batch x of them, for other modules: the name of a submodule, a function of (module, x),
+            or None for the module itself.
+        every_n_epochs: passes over the data between evaluations; with full batches a step is a pass. None: 1 in
+            other modules, 100 in sslmanifold's.
         k: of kNN.
         alpha: ridge penalty of the linear probe, on embeddings of unit scale.
-        points: at most so many training and so many test points, spread evenly over the data.
+        points: at most so many training and so many test points, spread evenly over the data; a DataLoader is read
+            to its end.
+        batch_size: points embedded at once, where no DataLoader is given.
+
+    Raises:
+        UserError: at the start, where labelled points are missing or are no points.
     """
 
-    every_n_epochs: Annotated[int, Field(gt=0)] = 100
+    train: Any = None
+    test: Any = None
+    on: Any = None
+    every_n_epochs: Annotated[int, Field(gt=0)] | None = None
     k: Annotated[int, Field(gt=0)] = 10
     alpha: Annotated[float, Field(gt=0)] = 1.0
     points: Annotated[int, Field(gt=0)] = 5000
+    batch_size: Annotated[int, Field(gt=0)] = 256
 
     def __post_init__(self) -> None:
         self._period = 1
         self._last_step: int | None = None
-        self._data: tuple[Tensor, Tensor, Tensor, Tensor, int] | None = None
+        self._data: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        samples = trainer.datamodule.samples
-        if samples.train_y is None or samples.test_y is None or not len(samples.test_y):
-            raise UserError(
-                f"callbacks.online_probe needs labelled training and test points, which data={samples.name} lacks: set "
-                "data.labels, or ~callbacks.online_probe to drop it"
-            )
-        train, test = (
-            torch.linspace(0, n - 1, min(n, self.points)).long() for n in (samples.n, len(samples.test_y))
-        )
-        classes = int(max(samples.train_y.max(), samples.test_y.max())) + 1
-        self._data = train, samples.train_y[train], samples.test_x[test], samples.test_y[test], classes
-        self._period = self.every_n_epochs * trainer.train_dataloader.steps_per_pass
-        self._last_step = trainer.max_steps
-
-    def _due(self, step: int, previous: int | None) -> bool:
-        """Whether a period has ended since the last row: a function of the rows alone, the same after a resume."""
-        return previous is None or step == self._last_step or step // self._period > previous // self._period
-
-    def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
-        if self._data is None or snapshot.embed is None or not self._due(snapshot.step, snapshot.previous):
-            return {}
-        rows, train_y, test_x, test_y, classes = self._data
-        train, test = snapshot.embedding[:, rows], snapshot.embed(test_x)
+    def accuracies(self, train: Tensor, train_y: Tensor, test: Tensor, test_y: Tensor) -> dict[str, Tensor]:
+        """Key → accuracy (S,) of the two probes on embeddings (S, n, z) and (S, n_test, z), float64."""
+        classes = int(max(train_y.max(), test_y.max())) + 1
         guesses = {
             "linear": least_squares_labels(train, train_y, test, classes, self.alpha),
             "knn": neighbour_labels(train, train_y, test, classes, self.k),
@@ -101,3 +99,95 @@ class OnlineProbe(Observer):
             ).double()
             for name, replicas in guesses.items()
         }
+
+    # -- in sslmanifold's own module --------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if not isinstance(pl_module, Recorded):
+            if isinstance(self.on, str):
+                submodule(pl_module, self.on, "on")
+            for name in ("train", "test"):
+                _require_points(getattr(self, name), name)
+            return
+        samples = trainer.datamodule.samples
+        if samples.train_y is None or samples.test_y is None or not len(samples.test_y):
+            raise UserError(
+                f"callbacks.online_probe needs labelled training and test points, which data={samples.name} lacks: set "
+                "data.labels, or ~callbacks.online_probe to drop it"
+            )
+        train, test = (
+            torch.linspace(0, n - 1, min(n, self.points)).long() for n in (samples.n, len(samples.test_y))
+        )
+        self._data = train, samples.train_y[train], samples.test_x[test], samples.test_y[test]
+        self._period = (self.every_n_epochs or 100) * trainer.train_dataloader.steps_per_pass
+        self._last_step = trainer.max_steps
+
+    def _due(self, step: int, previous: int | None) -> bool:
+        """Whether a period has ended since the last row: a function of the rows alone, the same after a resume."""
+        return previous is None or step == self._last_step or step // self._period > previous // self._period
+
+    def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
+        if self._data is None or snapshot.embed is None or not self._due(snapshot.step, snapshot.previous):
+            return {}
+        rows, train_y, test_x, test_y = self._data
+        return self.accuracies(snapshot.embedding[:, rows], train_y, snapshot.embed(test_x), test_y)
+
+    # -- in anybody else's ------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if isinstance(pl_module, Recorded):
+            return
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if (trainer.current_epoch + 1) % (self.every_n_epochs or 1) and not last:
+            return
+        with untouched(pl_module):
+            train, test = (self._embedded(pl_module, points) for points in (self.train, self.test))
+        values = self.accuracies(train[0][None], train[1], test[0][None], test[1])
+        pl_module.log_dict(
+            {key: value.squeeze() for key, value in values.items()}, on_step=False, on_epoch=True
+        )
+
+    def _embedded(self, module: Any, points: Any) -> tuple[Tensor, Tensor]:
+        """Embeddings (n, z), float64 on the CPU, and labels (n,)."""
+        embeddings: list[Tensor] = []
+        labels: list[Tensor] = []
+        for x, y in self._batches(points):
+            x = x.to(module.device)
+            if callable(self.on) and not isinstance(self.on, str):
+                embedded = self.on(module, x)
+            else:
+                embedded = (module if self.on is None else module.get_submodule(self.on))(x)
+            if not isinstance(embedded, Tensor) or embedded.ndim != 2:
+                what = f"shape {tuple(embedded.shape)}" if isinstance(embedded, Tensor) else "no tensor"
+                raise UserError(
+                    f"OnlineProbe: the embedding of a batch is {what}, (n, z) is needed: set on= the name of a "
+                    "submodule that pools, or a function of (module, x)"
+                )
+            embeddings.append(embedded.double().cpu())
+            labels.append(y.long().cpu())
+        return torch.cat(embeddings), torch.cat(labels)
+
+    def _batches(self, points: Any) -> Iterable[tuple[Tensor, Tensor]]:
+        if isinstance(points, DataLoader):
+            return ((batch[0], batch[1]) for batch in points)
+        n = len(points) if isinstance(points, Dataset) else len(points[0])  # type: ignore[arg-type]
+        chosen = torch.linspace(0, n - 1, min(n, self.points)).long()  # folders of images come class by class
+        if isinstance(points, Dataset):
+            return self._batches(DataLoader(Subset(points, chosen.tolist()), batch_size=self.batch_size))
+        x, y = (torch.as_tensor(part) for part in points)
+        dtype = torch.get_default_dtype()
+        return (
+            (x[rows].to(dtype) if x.is_floating_point() else x[rows], y[rows])
+            for rows in chosen.split(self.batch_size)
+        )
+
+
+def _require_points(points: Any, name: str) -> None:
+    if isinstance(points, (DataLoader, Dataset)):
+        return
+    pair = isinstance(points, (tuple, list)) and len(points) == 2
+    if not pair or len(points[0]) != len(points[1]) or not len(points[0]):
+        raise UserError(
+            f"OnlineProbe needs labelled points: set {name}=(x, y), arrays of one length, or a Dataset or DataLoader "
+            "of (x, y)"
+        )

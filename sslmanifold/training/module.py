@@ -255,7 +255,10 @@ class SSLModule(Recorded):
         for observer in self._observers():
             arrays |= observer.arrays(snapshot)
         loggers = self.trainer.loggers if self.trainer.is_global_zero else []
-        self.recorder.record(self.steps_done, self.measure(snapshot), arrays, loggers, closing=closing)
+        values = self.measure(snapshot)
+        self.recorder.record(self.steps_done, values, arrays, loggers, closing=closing)
+        for observer in self._observers():
+            observer.after(snapshot, values)
 
     def _observers(self) -> list[Observer]:
         return [c for c in self.trainer.callbacks if isinstance(c, Observer)]  # type: ignore[attr-defined]
