@@ -2,17 +2,16 @@
 
 from sslmanifold.geometry._geoopt import SUPPORTED_GEOOPT
 from sslmanifold.geometry.adam import RiemannianAdam
-from sslmanifold.geometry.averaging import ManifoldAveragedModel
 from sslmanifold.geometry.balls import FrobeniusBall, SpectralBall
-from sslmanifold.geometry.feasibility import residual
+from sslmanifold.geometry.feasibility import assert_feasible, residual
 from sslmanifold.geometry.haar import haar
 from sslmanifold.geometry.level import lower_to_level
-from sslmanifold.geometry.parameter import ManifoldParameter, assert_feasible, project_
+from sslmanifold.geometry.parameter import ManifoldAveragedModel, ManifoldParameter, project_
+from sslmanifold.geometry.precision import feasibility_tolerance
 from sslmanifold.geometry.require import is_riemannian, require_riemannian
 from sslmanifold.geometry.sgd import RiemannianSGD
 from sslmanifold.geometry.singular import top_singular
 from sslmanifold.geometry.stiefel import Stiefel
-from sslmanifold.geometry.tolerance import feasibility_tolerance
 
 __all__ = [
     "SUPPORTED_GEOOPT",

@@ -6,14 +6,9 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
+from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
-from sslmanifold.geometry.bundles import (
-    bundle,
-    clip,
-    gather,
-    refuse_weight_decay,
-    scatter,
-)
+from sslmanifold.geometry.bundles import gather, scatter
 from sslmanifold.geometry.stepping import RiemannianStepping
 
 
@@ -45,6 +40,8 @@ class RiemannianAdam(RiemannianStepping, geoopt.optim.RiemannianAdam):
     """
 
     decoupled = True
+    options = ("lr", "betas", "eps")
+    tangents = ("exp_avg",)
 
     def __init__(
         self,
@@ -62,7 +59,7 @@ class RiemannianAdam(RiemannianStepping, geoopt.optim.RiemannianAdam):
     ) -> None:
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"Invalid max_norm value: {max_norm}")
-        self._max_norm = max_norm
+        self._max_norm = max_norm  # geoopt's __init__ knows no max_norm
         super().__init__(
             params,
             lr=lr,
@@ -75,12 +72,7 @@ class RiemannianAdam(RiemannianStepping, geoopt.optim.RiemannianAdam):
             decoupled_weight_decay=True,
             stabilize=stabilize,
         )
-        self.defaults["max_norm"] = max_norm
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch; refuses weight decay where it means nothing."""
-        param_group.setdefault("max_norm", self._max_norm)  # geoopt's __init__ knows no max_norm
-        super().add_param_group(param_group)
+        self.defaults |= {"max_norm": max_norm, "stabilize": stabilize}
 
     def _start(self, p: Tensor, second: Tensor, amsgrad: bool) -> None:
         """State of a parameter at its first step; ``second`` has the shape of the second moment."""
@@ -120,30 +112,20 @@ class RiemannianAdam(RiemannianStepping, geoopt.optim.RiemannianAdam):
             decoupled_weight_decay=True,
         )
 
-    def _step_manifold(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        steps = []
-        for p in params:
-            if not self.state[p]:
-                second = p.manifold.component_inner(p, p.grad)  # type: ignore[attr-defined]
-                self._start(p, second, group["amsgrad"])
-            self.state[p]["step"] += 1
-            steps.append(float(self.state[p]["step"]))
-        for indices in bundle(params, group["foreach"], steps):
-            self._step_bundle(group, [params[i] for i in indices], steps[indices[0]])
+    def _begin(self, group: dict[str, Any], p: Tensor) -> float:
+        if not self.state[p]:
+            second = p.manifold.component_inner(p, p.grad)  # type: ignore[attr-defined]
+            self._start(p, second, group["amsgrad"])
+        self.state[p]["step"] += 1
+        return float(self.state[p]["step"])
 
-    def _step_bundle(self, group: dict[str, Any], members: list[Tensor], step: float) -> None:
-        manifold: Any = members[0].manifold  # type: ignore[attr-defined]
-        states = [self.state[p] for p in members]
+    def _moved(
+        self, group: dict[str, Any], manifold: Any, members: list[Tensor], x: Tensor, grad: Tensor, key: float
+    ) -> Tensor:
         lr, (beta1, beta2) = float(group["lr"]), group["betas"]
-        x = gather(members)
-        grad = gather([p.grad for p in members])  # type: ignore[misc]
-        if group["maximize"]:
-            grad = -grad
-        grad = manifold.egrad2rgrad(x, grad)
-        if group["max_norm"] is not None:
-            grad = clip(manifold, x, grad, group["max_norm"])
+        states = [self.state[p] for p in members]
+        grad = self._gradient(group, manifold, x, grad)
         if group["weight_decay"]:
-            refuse_weight_decay(manifold, group["weight_decay"], decoupled=True)
             x = x * (1 - lr * group["weight_decay"])
         first = gather([s["exp_avg"] for s in states]).mul(beta1).add_(grad, alpha=1 - beta1)
         inner = manifold.component_inner(x, grad)  # (…, 1, 1), or the shape of x on balls
@@ -152,8 +134,38 @@ class RiemannianAdam(RiemannianStepping, geoopt.optim.RiemannianAdam):
         if group["amsgrad"]:
             second = torch.maximum(gather([s["max_exp_avg_sq"] for s in states]), second)
             scatter(second, [s["max_exp_avg_sq"] for s in states])
-        denominator = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        direction = first / denominator * (-lr / (1 - beta1**step))
+        denominator = (second / (1 - beta2**key)).sqrt_().add_(group["eps"])
+        direction = first / denominator * (-lr / (1 - beta1**key))
         new, moved = manifold.retr_transp(x, direction, first)
         scatter(moved, [s["exp_avg"] for s in states])
-        scatter(new, members)
+        return new
+
+    def _adopted(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        for group in state_dict["param_groups"]:
+            if group.get("weight_decay") and not group.get("decoupled_weight_decay", False):
+                raise UserError(
+                    f"this state has weight_decay={group['weight_decay']} as a penalty in the gradient (torch.optim."
+                    "Adam), RiemannianAdam decouples it (AdamW): set group['weight_decay'] = 0 in the saved "
+                    "param_groups, or group['decoupled_weight_decay'] = True for the decoupled one"
+                )
+        return super()._adopted(state_dict)
+
+    def _adopted_state(self, p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._adopted_state(p, state)
+        shape = p.manifold.component_inner(p.detach(), torch.zeros_like(p.detach())).shape  # type: ignore[attr-defined]
+        for name in ("exp_avg_sq", "max_exp_avg_sq"):
+            moment = state.get(name)
+            if moment is None or moment.shape == shape:
+                continue
+            if moment.shape == p.shape:
+                # geoopt keeps one number a matrix at the size of the matrix, equal but for the rounding of its sums
+                first = moment[tuple(slice(0, 1) if k == 1 else slice(None) for k in shape)]
+                if torch.allclose(moment, first, rtol=1e-3, atol=0.0):
+                    state[name] = first.clone()
+                    continue
+            raise UserError(
+                f"the saved {name!r} has shape {tuple(moment.shape)}, one number an entry; on {p.manifold} "  # type: ignore[attr-defined]
+                f"it is one number a matrix, {tuple(shape)}; neither follows from the other: leave out "
+                "load_state_dict to start afresh"
+            )
+        return state

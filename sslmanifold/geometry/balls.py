@@ -8,9 +8,8 @@ from torch import Tensor
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.geometry.orthonormalize import add_to_diagonal
-from sslmanifold.geometry.precision import full_precision
+from sslmanifold.geometry.precision import feasibility_tolerance, full_precision
 from sslmanifold.geometry.singular import safe_eigh, top_singular
-from sslmanifold.geometry.tolerance import feasibility_tolerance
 
 
 class _Ball(geoopt.Euclidean):

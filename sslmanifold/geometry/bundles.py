@@ -41,6 +41,8 @@ def bundle(
             matrices on a CPU and everything elsewhere.
         keys: extra conditions of equality, one per parameter.
     """
+    if len(params) == 1:
+        return [[0]]
     groups: dict[Hashable, list[int]] = {}
     for i, p in enumerate(params):
         manifold = p.manifold  # type: ignore[attr-defined]

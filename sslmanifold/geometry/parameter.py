@@ -1,16 +1,18 @@
 """A geoopt parameter that refuses to hold a point off its manifold."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.geometry.balls import FrobeniusBall, SpectralBall
-from sslmanifold.geometry.feasibility import residual
+from sslmanifold.geometry.feasibility import feasible
+from sslmanifold.geometry.precision import feasibility_tolerance
 from sslmanifold.geometry.stiefel import Stiefel
-from sslmanifold.geometry.tolerance import feasibility_tolerance
 
 
 def same_manifold(a: "geoopt.Manifold", b: "geoopt.Manifold") -> bool:
@@ -22,29 +24,6 @@ def same_manifold(a: "geoopt.Manifold", b: "geoopt.Manifold") -> bool:
         return True
     ours = isinstance(a, Stiefel | FrobeniusBall | SpectralBall)
     return ours and type(a) is type(b) and a.extra_repr() == b.extra_repr()
-
-
-def assert_feasible(x: Tensor, manifold: "geoopt.Manifold", what: str = "data") -> None:
-    """Raise unless every matrix of x is on the manifold to the precision of its dtype.
-
-    Args:
-        x: ``(…, *matrix)``, with leading batch dimensions.
-        manifold: where x should be.
-        what: how the message calls x.
-
-    Raises:
-        UserError: names the residual, its limit and the way out.
-    """
-    if x.is_meta or x.numel() == 0:
-        return
-    worst = float(residual(x, manifold).amax())
-    limit = feasibility_tolerance(x.dtype)
-    if not worst <= limit:
-        raise UserError(
-            f"{what} of shape {tuple(x.shape)} is off its manifold {manifold}: residual {worst:.3g}, allowed "
-            f"{limit:.0e} in {str(x.dtype).removeprefix('torch.')}; write "
-            "ManifoldParameter(data, manifold, project=True), or load manifold.projx(data) instead"
-        )
 
 
 def _refuse_kernel(x: Tensor, manifold: "geoopt.Manifold") -> None:
@@ -69,7 +48,9 @@ class ManifoldParameter(geoopt.ManifoldParameter):
     * ``load_state_dict`` (plain, ``assign=True`` or with swapped tensors) checks what it loads and keeps the
       type and the manifold; a plain ``nn.Parameter`` assigned over it on a module is wrapped the same way.
       Delete the attribute first to really replace it.
+    * Converted to a finer dtype (``.double()`` of a float32 weight), it is projected to that precision.
     * ``.to("meta")`` is refused: torch would silently make it a plain parameter there.
+    * Module conversions keep type and manifold under ``torch.__future__.set_swap_module_params_on_conversion``.
     * ``deepcopy`` and ``pickle`` reproduce it bit for bit, with an equal manifold.
 
     Args:
@@ -117,8 +98,7 @@ class ManifoldParameter(geoopt.ManifoldParameter):
         if project:
             with torch.no_grad():
                 plain = manifold.projx(plain).contiguous()
-        assert_feasible(plain, manifold)
-        return cls._wrap(plain, manifold, requires_grad)
+        return cls._wrap(feasible(plain, manifold), manifold, requires_grad)
 
     @classmethod
     def _wrap(cls, data: Tensor, manifold: "geoopt.Manifold", requires_grad: bool) -> "ManifoldParameter":
@@ -128,13 +108,14 @@ class ManifoldParameter(geoopt.ManifoldParameter):
 
     def copy_(self, src: Tensor, non_blocking: bool = False) -> Tensor:  # type: ignore[override]
         """``Tensor.copy_`` after checking that src is on the manifold, as ``load_state_dict`` does."""
-        assert_feasible(src.to(self.dtype), self.manifold, "the copied value")
-        return Tensor.copy_(self, src, non_blocking)
+        converted = src.detach().to(self.dtype)
+        value = feasible(converted, self.manifold, "the copied value")
+        return Tensor.copy_(self, src if value is converted else value, non_blocking)
 
     def module_load(self, other: Tensor, assign: bool = False) -> Tensor:
         """What ``load_state_dict`` calls when torch is set to swap tensors; checks, and keeps the type."""
         value = other.detach() if assign else other.detach().to(self.device, self.dtype, copy=True)
-        assert_feasible(value, self.manifold, "the loaded value")
+        value = feasible(value, self.manifold, "the loaded value")
         return type(self)._wrap(value, self.manifold, self.requires_grad)
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
@@ -148,6 +129,35 @@ class ManifoldParameter(geoopt.ManifoldParameter):
                     'it is to live, as in module.to("cpu"), and load its weights with load_state_dict'
                 )
         return Tensor.to(self, *args, **kwargs)
+
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        """``Tensor.data``; a point assigned in a finer dtype than it was rounded to is projected."""
+        return Tensor.data.__get__(self)  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        # nn.Module.double() and .to() convert a parameter by this assignment.
+        if feasibility_tolerance(value.dtype) < feasibility_tolerance(self.dtype):
+            with suppress(UserError):  # off the manifold before: the first step says so
+                value = feasible(value, self.manifold)
+        Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+
+    def detach(self) -> Tensor:
+        """``Tensor.detach``; where torch is set to swap tensors, of this type, as ``nn.Parameter(p)`` then asks."""
+        plain = Tensor.detach(self)
+        if not torch.__future__.get_swap_module_params_on_conversion():
+            return plain
+        return type(self)._wrap(plain, self.manifold, False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch.utils.swap_tensors, with which nn.Module then converts, hands over the class and the attributes of
+        # the plain parameter it converted to; the manifold stays here. A finer dtype is projected to at the first step.
+        if name == "__class__" and value is nn.Parameter:
+            return
+        if name == "__dict__" and "manifold" not in value:
+            value = {**value, "manifold": self.manifold}
+        super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ManifoldParameter":
         if id(self) not in memo:
@@ -172,8 +182,8 @@ def _keep_manifold(module: nn.Module, name: str, param: nn.Parameter | None) -> 
     if isinstance(old, ManifoldParameter) and param is not None and not isinstance(param, ManifoldParameter):
         if param.ndim != old.ndim:
             _refuse_kernel(param, old.manifold)
-        assert_feasible(param, old.manifold, f"the value assigned to {name!r}")
-        return ManifoldParameter._wrap(param.data, old.manifold, param.requires_grad)
+        data = feasible(param.data, old.manifold, f"the value assigned to {name!r}")
+        return ManifoldParameter._wrap(data, old.manifold, param.requires_grad)
     return None
 
 
@@ -184,9 +194,29 @@ torch.nn.modules.module.register_module_parameter_registration_hook(_keep_manifo
 def project_(module: nn.Module) -> nn.Module:
     """Project every manifold parameter of the module onto its manifold, in place; returns the module.
 
-    For weights that were averaged, cast or initialised in place.
+    For weights that were averaged (a teacher's ``t.lerp_(s, 0.01)``), initialised or edited in place.
     """
     for param in module.parameters():
         if isinstance(param, geoopt.ManifoldTensor):
             param.data.copy_(param.manifold.projx(param.data))
     return module
+
+
+class ManifoldAveragedModel(AveragedModel):
+    """``torch.optim.swa_utils.AveragedModel`` that projects after every average: SWA, and EMA teachers.
+
+    The mean of points of a manifold is off it (the mean of orthonormal matrices has singular values < 1).
+    Projected back it is the extrinsic mean: for Stiefel the orthonormal matrix with the least sum of squared
+    Frobenius distances to the averaged ones. Running averages are of the projected weights. A teacher::
+
+        teacher = ManifoldAveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+        teacher.update_parameters(student)  # after every step
+
+    Args:
+        As for ``AveragedModel``.
+    """
+
+    def update_parameters(self, model: nn.Module) -> Any:
+        """Average in the weights of ``model``, then project."""
+        super().update_parameters(model)
+        project_(self.module)

@@ -7,13 +7,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from sslmanifold.geometry._geoopt import geoopt
-from sslmanifold.geometry.bundles import (
-    bundle,
-    clip,
-    gather,
-    refuse_weight_decay,
-    scatter,
-)
+from sslmanifold.geometry.bundles import gather, scatter
 from sslmanifold.geometry.stepping import RiemannianStepping
 from sslmanifold.geometry.stiefel import Stiefel
 
@@ -46,6 +40,8 @@ class RiemannianSGD(RiemannianStepping, geoopt.optim.RiemannianSGD):
     """
 
     decoupled = False
+    options = ("lr", "momentum")
+    tangents = ("momentum_buffer",)
 
     def __init__(
         self,
@@ -80,7 +76,9 @@ class RiemannianSGD(RiemannianStepping, geoopt.optim.RiemannianSGD):
             "maximize": maximize,
             "foreach": foreach,
             "max_norm": max_norm,
+            "stabilize": stabilize,
         }
+        self._max_norm = max_norm
         # geoopt's own __init__ knows neither maximize nor foreach: go past it to the mixin and torch.
         super(geoopt.optim.RiemannianSGD, self).__init__(params, defaults, stabilize=stabilize)
 
@@ -105,43 +103,25 @@ class RiemannianSGD(RiemannianStepping, geoopt.optim.RiemannianSGD):
             for p, buffer in zip(params, buffers, strict=True):
                 self.state[p]["momentum_buffer"] = buffer
 
-    def _step_manifold(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        momentum = group["momentum"]
-        started = ["momentum_buffer" in self.state[p] for p in params] if momentum else None
-        for indices in bundle(params, group["foreach"], started):
-            self._step_bundle(group, [params[i] for i in indices])
+    def _begin(self, group: dict[str, Any], p: Tensor) -> bool:
+        return "momentum_buffer" in self.state[p] if group["momentum"] else False
 
-    def _step_bundle(self, group: dict[str, Any], members: list[Tensor]) -> None:
-        manifold: Any = members[0].manifold  # type: ignore[attr-defined]
-        lr, momentum, max_norm = float(group["lr"]), group["momentum"], group["max_norm"]
-        x = gather(members)
-        grad = gather([p.grad for p in members])  # type: ignore[misc]
-        if group["maximize"]:
-            grad = -grad
+    def _moved(
+        self, group: dict[str, Any], manifold: Any, members: list[Tensor], x: Tensor, grad: Tensor, key: bool
+    ) -> Tensor | None:
+        lr, momentum = float(group["lr"]), group["momentum"]
         if group["weight_decay"]:
-            refuse_weight_decay(manifold, group["weight_decay"], decoupled=False)
             grad = grad.add(x, alpha=group["weight_decay"])
-        if not momentum and max_norm is None and isinstance(manifold, Stiefel):
-            if len(members) == 1:
-                manifold.gradient_step(x, grad, lr, out=x.detach())
-                return
-            new = manifold.gradient_step(x, grad, lr)
-        else:
-            grad = manifold.egrad2rgrad(x, grad)
-            if max_norm is not None:
-                grad = clip(manifold, x, grad, max_norm)
-            if not momentum:
-                new = manifold.retr(x, -lr * grad)
-            else:
-                new = self._momentum_step(group, manifold, members, x, grad)
-        scatter(new, members)
-
-    def _momentum_step(
-        self, group: dict[str, Any], manifold: Any, members: list[Tensor], x: Tensor, grad: Tensor
-    ) -> Tensor:
-        momentum = group["momentum"]
+        if not momentum and group["max_norm"] is None and isinstance(manifold, Stiefel):
+            if len(members) > 1:
+                return manifold.gradient_step(x, grad, lr)
+            manifold.gradient_step(x, grad, lr, out=Tensor.detach(x))
+            return None
+        grad = self._gradient(group, manifold, x, grad)
+        if not momentum:
+            return manifold.retr(x, -lr * grad)
         states = [self.state[p] for p in members]
-        if "momentum_buffer" in states[0]:
+        if key:
             buffer = gather([s["momentum_buffer"] for s in states])
             buffer.mul_(momentum).add_(grad, alpha=1 - group["dampening"])
         else:
@@ -149,6 +129,6 @@ class RiemannianSGD(RiemannianStepping, geoopt.optim.RiemannianSGD):
             for s, p in zip(states, members, strict=True):
                 s["momentum_buffer"] = torch.empty_like(p, requires_grad=False)
         direction = grad.add(buffer, alpha=momentum) if group["nesterov"] else buffer
-        new, moved = manifold.retr_transp(x, -float(group["lr"]) * direction, buffer)
+        new, moved = manifold.retr_transp(x, -lr * direction, buffer)
         scatter(moved, [s["momentum_buffer"] for s in states])
         return new

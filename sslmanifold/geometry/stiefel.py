@@ -8,11 +8,11 @@ from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
+from sslmanifold.geometry.feasibility import orthonormality
 from sslmanifold.geometry.haar import haar
 from sslmanifold.geometry.orthonormalize import add_to_diagonal, polar
-from sslmanifold.geometry.precision import full_precision
+from sslmanifold.geometry.precision import feasibility_tolerance, full_precision
 from sslmanifold.geometry.retractions import OF_THE_SUM, RETRACTIONS
-from sslmanifold.geometry.tolerance import feasibility_tolerance
 
 METRICS = {"grassmann": 0.0, "euclidean": 1.0, "canonical": 2.0}
 
@@ -212,11 +212,7 @@ class Stiefel(geoopt.Manifold):
 
     def residual(self, x: Tensor) -> Tensor:
         """‖xᵀx − I‖_F/√p on the small side, shape (…)."""
-        x = x.detach()
-        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        with full_precision(x):
-            gram = x.mT @ x if x.shape[-2] >= x.shape[-1] else x @ x.mT
-        return torch.linalg.matrix_norm(add_to_diagonal(gram, -1.0)) / gram.shape[-1] ** 0.5
+        return orthonormality(x)
 
     def random(  # type: ignore[override]
         self,

@@ -141,7 +141,9 @@ def test_casting_keeps_the_type_and_the_first_step_checks_the_precision():
     net = Net().double()
     assert intact(net)
     assert net.weight.dtype == torch.float64
-    net = Net().to(torch.bfloat16).float()  # rounded to three digits on the way
+    net = Net()
+    with torch.no_grad():  # rounded to three digits, and not only that
+        net.weight.data = net.weight.data.bfloat16().float() + 1e-3
     assert type(net.weight) is ManifoldParameter
     net.weight.grad = torch.zeros_like(net.weight)
     optimizer = RiemannianSGD([net.weight], lr=0.1)
