@@ -7,7 +7,7 @@ from pathlib import Path
 from sslmanifold.commands.application import EXIT_FAILED, EXIT_MISTAKE
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError
-from sslmanifold.training.wandb_parts import part_id
+from sslmanifold.loggers.wandb_parts import part_id
 
 KEYS = {
     "project": "W&B project, in place of the one the run was started with",

@@ -95,7 +95,7 @@ def log_probes(run_dir: Path, mode: str = "offline") -> bool:
     Returns:
         Whether anything was logged.
     """
-    from sslmanifold.training.wandb_parts import wandb_id
+    from sslmanifold.loggers.wandb_parts import wandb_id
 
     folder = Run(run_dir)
     name = wandb_id(folder.path)

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from sslmanifold.errors import UserError
 from sslmanifold.loggers.base import RunLogger
 from sslmanifold.loggers.wandb_media import log_media
+from sslmanifold.loggers.wandb_parts import wandb_id
 from sslmanifold.runs import Run
-from sslmanifold.training.wandb_parts import wandb_id
 
 # keys whose smallest and largest values over the run stand in the W&B summary beside the last
 EXTREMES = (

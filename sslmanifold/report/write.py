@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas
 
 from sslmanifold.report.markdown import report_markdown
 from sslmanifold.report.page import report_page
-from sslmanifold.report.records import Record, collect
-from sslmanifold.report.table import table_csv
+from sslmanifold.report.records import Record, collect, swept_keys, swept_value
 from sslmanifold.runs import atomic
 
 
@@ -38,3 +40,24 @@ def write_report(
         with atomic(target / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return [target / name for name in texts], records
+
+
+def table_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One mapping a run: its folder, status, what was swept, then its summary; nested keys are dotted."""
+    keys = swept_keys(records)
+    rows = []
+    for record in records:
+        row: dict[str, Any] = {"run": record.name, "status": record.status}
+        row |= {key: swept_value(record, key) for key in keys}
+        for key, value in record.summary.items():
+            if isinstance(value, dict):
+                row |= {f"{key}.{inner}": v for inner, v in value.items()}
+            else:
+                row.setdefault(key, value)
+        rows.append(row)
+    return rows
+
+
+def table_csv(records: Sequence[Record]) -> str:
+    """The text of ``table.csv``: one row a job, every key of every summary; a key that a run lacks is an empty cell."""
+    return pandas.DataFrame(table_rows(records), dtype=object).to_csv(index=False, lineterminator="\n")

@@ -15,9 +15,9 @@ import wandb
 from sslmanifold.commands import sync
 from sslmanifold.errors import UserError
 from sslmanifold.loggers.wandb_media import log_probes
+from sslmanifold.loggers.wandb_parts import wandb_id
 from sslmanifold.runs import Run
 from sslmanifold.training.fit import run_training
-from sslmanifold.training.wandb_parts import wandb_id
 
 
 def records(run_dir: Path, part: int = 0) -> list[dict[str, Any]]:
