@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -14,6 +14,8 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from sslmanifold.callbacks.snapshot import Snapshot
+from sslmanifold.constraints import Constraint
+from sslmanifold.models import ConstrainedNetwork
 
 
 def spread(values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -39,11 +41,54 @@ class Recorded(lightning.LightningModule, ABC):
 
     :class:`~sslmanifold.training.module.SSLModule` is one. For every other module an observer taps what it
     measures, and logs it through Lightning.
+
+    Attributes:
+        network: the constrained network.
+        constraint: its constraint.
+        loss: the loss object.
+        moment: C as differentiated (d, d), float64, or None.
+        eigvals: of C, ascending, or None.
+        points: the training points (n, d), float64.
+        full_batch: whether every step sees every triplet, the same each time.
+        schedule: step → factor on the learning rate.
+        time: Σ lr.
+        last_lr: of the last step.
+        steps_done: optimizer steps.
+        diverged_at: the step that left the finite numbers, or None.
     """
+
+    network: ConstrainedNetwork
+    constraint: Constraint
+    loss: Any
+    moment: Tensor | None
+    eigvals: Tensor | None
+    points: Tensor
+    full_batch: bool
+    schedule: Callable[[int], float]
+    time: float
+    last_lr: float
+    steps_done: int
+    diverged_at: int | None
 
     @abstractmethod
     def snapshot(self) -> Snapshot:
         """The state after the last optimizer step."""
+
+    @abstractmethod
+    def map(self) -> Tensor:
+        """m of the current weights, (S, d, z), float64 on the CPU."""
+
+    @abstractmethod
+    def embedding(self) -> Tensor:
+        """Embedding of the training points, (S, n, z), float64 on the CPU."""
+
+    @abstractmethod
+    def moment_loss(self) -> Tensor:
+        """The objective of a linear network by C, (S,), float64."""
+
+    @abstractmethod
+    def optimum(self) -> float | None:
+        """L* of the constrained linear problem, or None where it does not exist."""
 
 
 class Observer(Callback, ABC):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sslmanifold.callbacks.effective_step import EffectiveStep
-from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.data import TripletBatch
 from sslmanifold.errors import UserError
@@ -21,7 +21,6 @@ from sslmanifold.theory.flows.base import Flow, FlowBlowUp, pack, unpack
 
 if TYPE_CHECKING:
     from sslmanifold.constraints import Constraint
-    from sslmanifold.training.module import SSLModule
 
 
 @dataclass(kw_only=True)
@@ -69,7 +68,7 @@ class ODEComparison(Observer):
         self._deviation: Tensor | None = None
         self._deviation_max: Tensor | None = None
 
-    def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Any, pl_module: Recorded) -> None:  # type: ignore[override]
         if pl_module.moment is None:
             return
         self._moment, self._constraint = pl_module.moment.double().cpu(), pl_module.constraint
@@ -93,7 +92,7 @@ class ODEComparison(Observer):
         self._compare(pl_module)
 
     def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Any, pl_module: SSLModule, outputs: Any, batch: TripletBatch, batch_idx: int
+        self, trainer: Any, pl_module: Recorded, outputs: Any, batch: TripletBatch, batch_idx: int
     ) -> None:
         if self.flow is None or self.state is None or pl_module.diverged_at is not None:
             return
@@ -113,12 +112,12 @@ class ODEComparison(Observer):
         self._compare(pl_module)
 
     @staticmethod
-    def _batch_moment(module: SSLModule, batch: TripletBatch) -> Tensor:
+    def _batch_moment(module: Recorded, batch: TripletBatch) -> Tensor:
         """C of one batch as its loss was differentiated, (d, d)."""
         tensors = [None if t is None else t.double().cpu() for t in batch]
         return cross_moment(tensors[0], tensors[1], tensors[2], reduction=module.loss.reduction)  # type: ignore
 
-    def _refuse_what_no_flow_describes(self, trainer: Any, module: SSLModule) -> None:
+    def _refuse_what_no_flow_describes(self, trainer: Any, module: Recorded) -> None:
         way_out = "or callbacks.ode.approximate=true to compare all the same, or ~callbacks.ode to drop the comparison"
         optimizer = trainer.optimizers[0]
         if not isinstance(optimizer, RiemannianSGD):
@@ -146,7 +145,7 @@ class ODEComparison(Observer):
             return (difference * (self._gram @ difference)).sum((-2, -1)).clamp_min(0).sqrt()
         return torch.linalg.matrix_norm(self._points @ difference)
 
-    def _compare(self, module: SSLModule) -> None:
+    def _compare(self, module: Recorded) -> None:
         if self.state is None:
             return
         m = self.state.m

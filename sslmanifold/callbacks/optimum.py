@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.data import TripletBatch
 from sslmanifold.errors import UserError
-
-if TYPE_CHECKING:
-    from sslmanifold.training.module import SSLModule
 
 # points in time at which the flow is asked whether it has arrived
 _GRID = 400
@@ -57,7 +54,7 @@ class Optimum(Observer):
         # the initial weights, while the number of steps is all that kept the prediction from being made
         self._start: list[Tensor] | None = None
 
-    def on_train_start(self, trainer: Any, pl_module: SSLModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Any, pl_module: Recorded) -> None:  # type: ignore[override]
         self._best = pl_module.optimum() if pl_module.moment is not None else None
         if self._best is None:
             if self.stop:
@@ -78,24 +75,24 @@ class Optimum(Observer):
             trainer.should_stop = True
 
     def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Any, pl_module: SSLModule, outputs: Any, batch: TripletBatch, batch_idx: int
+        self, trainer: Any, pl_module: Recorded, outputs: Any, batch: TripletBatch, batch_idx: int
     ) -> None:
         if self._best is not None and self.seen is None and pl_module.diverged_at is None:
             self._look(pl_module, trainer)
 
-    def _gap(self, module: SSLModule, loss: Tensor) -> Tensor:
+    def _gap(self, module: Recorded, loss: Tensor) -> Tensor:
         assert self._best is not None
         assert module.eigvals is not None
         return (loss - self._best) / max(abs(self._best), 1e-12 * float(module.eigvals.abs().max()))
 
-    def _look(self, module: SSLModule, trainer: Any) -> None:
+    def _look(self, module: Recorded, trainer: Any) -> None:
         """Note the step once every replica is within the tolerance."""
         if bool((self._gap(module, module.moment_loss()) <= self.tolerance).all()):
             self.seen = module.steps_done
             if self.stop:
                 trainer.should_stop = True
 
-    def _predict(self, module: SSLModule, trainer: Any, weights: list[Tensor]) -> dict[str, object]:
+    def _predict(self, module: Recorded, trainer: Any, weights: list[Tensor]) -> dict[str, object]:
         constraint, shape = module.constraint, module.network.shape
         assert module.moment is not None
         moment = module.moment.double().cpu()
