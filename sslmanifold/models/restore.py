@@ -1,6 +1,5 @@
 """A network from a run's configuration and checkpoint alone, without its data."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from sslmanifold.constraints import Constraint, NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import feasibility_tolerance, residual
 from sslmanifold.models import Affine, ConstrainedNetwork, LinearMap
+from sslmanifold.models.checkpoint_file import load_file
 
 _PREFIX = "network."
 
@@ -21,11 +21,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: where the file is damaged or was not written by sslmanifold.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, dict) or "sslmanifold" not in checkpoint:
+    checkpoint = load_file(path)
+    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("sslmanifold"), dict)):
         raise UserError(f"{path} is not a checkpoint of sslmanifold: pass a run's checkpoints/last.ckpt")
     return checkpoint
 

@@ -20,6 +20,7 @@ from sslmanifold.probes.finetune import FineTune, FineTuning, Freezing, released
 from sslmanifold.probes.labelled import Labelled
 from sslmanifold.probes.scaling import GlobalScale
 from sslmanifold.probes.splits import label_fraction, validation_split
+from sslmanifold.training.checkpointing import CheckedFiles
 from sslmanifold.training.quiet import quiet_lightning
 
 
@@ -116,6 +117,7 @@ def _one_fraction(
                 newest,
             ],
         )
+        trainer.strategy.checkpoint_io = CheckedFiles()
         last = folder / "last.ckpt"
         again = str(last) if options.resume and last.exists() else None
         trainer.fit(module, train, check, ckpt_path=again, weights_only=True if again else None)

@@ -1,5 +1,6 @@
 """Checkpoints while training: the last one, refreshed often enough to lose little, and the best one."""
 
+import io
 import os
 import shutil
 import time
@@ -8,24 +9,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import lightning
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from pydantic import Field
 
-from sslmanifold.runs import RunFolder
+from sslmanifold.models.checkpoint_file import load_file
+from sslmanifold.runs import RunFolder, atomic
 
 GAP, RANK = "train/optimality_gap", "rank/effective"
 
 
-def save_checkpoint(trainer: lightning.Trainer, path: Path) -> None:
-    """Write a checkpoint so that ``path`` holds either the former one or the whole new one, never a part.
+def save_file(content: dict[str, Any], path: Path) -> None:
+    """Write ``content`` so that ``path`` holds either the former file or the whole new one, never a part."""
+    buffer = io.BytesIO()  # torch's own writer, where a disk is full, fails a second time while it fails
+    torch.save(content, buffer)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
-    Every process of a distributed run calls this; one of them writes.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    trainer.save_checkpoint(partial, weights_only=False)
-    if trainer.is_global_zero:
-        os.replace(partial, path)
+
+class CheckedFiles(TorchCheckpointIO):
+    """How Lightning writes and reads its checkpoints here: atomically, and with their checksums looked at."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save_file(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return load_file(Path(path))
 
 
 @dataclass(kw_only=True)
@@ -89,7 +101,7 @@ class Checkpointing(Checkpoint):
         if self.folder is None:
             return
         better = self._is_best(pl_module)
-        save_checkpoint(trainer, self.folder.checkpoint)
+        trainer.save_checkpoint(self.folder.checkpoint, weights_only=False)
         if better and trainer.is_global_zero:
             self._link_best(self.folder)
         self._saved_step, self._saved_at = pl_module.steps_done, time.monotonic()

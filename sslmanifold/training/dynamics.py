@@ -13,9 +13,10 @@ from sslmanifold.config.check import validated
 from sslmanifold.errors import UserError
 from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
 from sslmanifold.models.linear_map import LinearMap
-from sslmanifold.runs import Run, RunFolder, atomic
+from sslmanifold.runs import Run, RunFolder
 from sslmanifold.runs.summary import versions
 from sslmanifold.theory.trajectory import Solution
+from sslmanifold.training.checkpointing import save_file
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures
 from sslmanifold.training.options import dynamics_options
@@ -109,9 +110,8 @@ def _write(experiment: Experiment, solution: Solution, folder: RunFolder, starte
     recorder.write()
 
     model = LinearMap(solution.m[-1], module.network.shape.hidden, module.network.preprocessing)
-    with atomic(folder.checkpoint) as temporary:
-        saved = {"config": experiment.config, "time": float(solution.times[-1]), "kind": "dynamics"}
-        torch.save({"state_dict": model.state_dict(), "sslmanifold": saved}, temporary)
+    saved = {"config": experiment.config, "time": float(solution.times[-1]), "kind": "dynamics"}
+    save_file({"state_dict": model.state_dict(), "sslmanifold": saved}, folder.checkpoint)
     arrays = recorder.trajectory()
     chosen = np.unique(np.linspace(0, samples.n - 1, 2000).astype(int))
     points = samples.train_x[torch.from_numpy(chosen)]

@@ -17,6 +17,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run, RunFolder
 from sslmanifold.runs.summary import versions
+from sslmanifold.training.checkpointing import CheckedFiles
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures
 from sslmanifold.training.interruption import Interruption
@@ -146,9 +147,11 @@ class _Training:
         }
         with quiet_lightning():
             try:
-                return lightning.Trainer(**(options | self.experiment.trainer_options))
+                trainer = lightning.Trainer(**(options | self.experiment.trainer_options))
             except (ValueError, TypeError, MisconfigurationException) as error:
                 raise UserError(f"trainer: {error}") from error
+        trainer.strategy.checkpoint_io = CheckedFiles()
+        return trainer
 
     def _outcome(self, stopped: list[int]) -> tuple[str, str]:
         module = self.module
