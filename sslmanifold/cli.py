@@ -57,4 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
         names = ", ".join(COMMANDS)
         print(f"sslmanifold: unknown command {command!r}: the commands are {names}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(import_module(f"sslmanifold.commands.{command}").main(rest))
+    try:
+        sys.exit(import_module(f"sslmanifold.commands.{command}").main(rest))
+    except KeyboardInterrupt:  # while it was still being imported
+        print(f"sslmanifold {command}: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -3,8 +3,11 @@
 import functools
 import os
 import secrets
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sslmanifold.config.compose import composition_message, reason
 from sslmanifold.config.location import command_dir
-from sslmanifold.errors import UserError
+from sslmanifold.errors import OutputError, UserError
 
 # also the status of a usage error in argparse and in most shells' built-ins
 EXIT_MISTAKE = 2
@@ -49,7 +52,8 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
             EXIT_MISTAKE,
         )
     try:
-        application()
+        with _sigterm_interrupts():
+            application()
     except (HydraException, OmegaConfBaseException) as error:
         # a grid is composed as a whole before its first job: a choice that does not exist stops it here
         return _complain(command, composition_message(error, command, arguments), EXIT_MISTAKE)
@@ -59,10 +63,13 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
     except UserError as error:
         status = _end_of_sweep(command)
         if status is None:
-            return _complain(command, str(error), EXIT_MISTAKE)
+            return _complain(command, str(error), _status_of(error))
         # every job has its result, and yet something is wrong: with optimized_metric, say, or the folder
         return status or _complain(command, str(error), EXIT_FAILED)
     except Exception as error:
+        line = _of_the_disk(error)
+        if line is not None and _end_of_sweep(command) is None:
+            return _complain(command, line, EXIT_FAILED)
         # in a sweep jobs only raise UserError: this is the launcher's, e.g. a worker killed for its memory
         if _end_of_sweep(command) is None:
             raise
@@ -104,7 +111,34 @@ def _job(command: str, task: Callable[[DictConfig], Any], config: DictConfig) ->
     except (UserError, MissingMandatoryValue) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        raise SystemExit(_complain(command, reason(error), EXIT_MISTAKE)) from error
+        raise SystemExit(_complain(command, reason(error), _status_of(error))) from error
+
+
+def _status_of(error: Exception) -> int:
+    return EXIT_FAILED if isinstance(error, OutputError) else EXIT_MISTAKE
+
+
+def _of_the_disk(error: Exception) -> str | None:
+    """One line for what Hydra meets when it makes its folder on a full or read-only disk; None for anything else."""
+    from sslmanifold.runs.writing import cannot_write, is_of_the_disk
+
+    if not (isinstance(error, OSError) and is_of_the_disk(error)):
+        return None
+    return str(cannot_write(error.filename or "the output", error))
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Outside training, which has an answer of its own, SIGTERM ends a command as Ctrl-C does."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _complain(command: str, message: str, status: int) -> int:

@@ -24,7 +24,9 @@ def task(config: DictConfig, resumed: list[str] | None = None) -> Any:
     """
     from sslmanifold.commands.resumption import resumed_options
     from sslmanifold.report.terminal import print_run
+    from sslmanifold.runs import RunFolder
     from sslmanifold.sweeps.objective import objective
+    from sslmanifold.training.resume import finished
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -35,10 +37,14 @@ def task(config: DictConfig, resumed: list[str] | None = None) -> Any:
     if hydra.mode == RunMode.MULTIRUN:
         run = _sweep_job(config, folder, hydra)
     else:
-        run = _train(resumed_options(plain(config), folder, resumed), folder)
+        options = resumed_options(plain(config), folder, resumed)
+        if options.get("ckpt_path") and finished(options, RunFolder(folder)):
+            steps = options["trainer"]["max_steps"]
+            print(f"{folder} has done its {steps} steps: trainer.max_steps=N adds more", file=sys.stderr)
+        run = _train(options, folder)
         print_run(run)
-    if run.summary["status"] == "interrupted":
-        raise KeyboardInterrupt
+    if run.summary["status"] == "interrupted" or (run.signals and hydra.mode == RunMode.MULTIRUN):
+        raise KeyboardInterrupt  # a sweep ends with a job that a signal came too late for
     return objective(run.summary, config.get("optimized_metric"))
 
 

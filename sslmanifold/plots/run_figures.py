@@ -1,6 +1,6 @@
 """The four figures of one run: loss, effective rank, singular values, embedding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,38 @@ from sslmanifold.plots.style import OKABE_ITO, THEORY, constraint_colour, figure
 from sslmanifold.runs import Run, atomic
 
 
-def draw_run(run_dir: Path, points: int = 2000) -> list[Path]:
-    """Draw every figure the folder has data for; returns their paths."""
+def draw_run(
+    run_dir: Path, points: int = 2000, summary: Mapping[str, Any] | None = None, *, missing: bool = False
+) -> list[Path]:
+    """Draw every figure the folder has data for; returns the paths of those drawn.
+
+    Args:
+        run_dir: the run folder.
+        points: at most this many in the embedding scatter.
+        summary: what ``summary.json`` will say, where it is not written yet.
+        missing: draw only those that are not there.
+    """
     run = Run(run_dir)
-    drawn = []
+    if summary is not None:
+        run.summary = dict(summary)
+    paths = {name: run.folder.figures / f"{name}.png" for name in FIGURES}
+    wanted = [name for name, path in paths.items() if not (missing and path.exists())]
+    drawn: list[Path] = []
+    if not wanted:
+        return drawn
     with figure_style():
         import matplotlib.pyplot as plt
 
-        for name, draw in FIGURES.items():
-            figure = draw(run, points)
+        for name in wanted:
+            figure = FIGURES[name](run, points)
             if figure is None:
                 continue
-            path = run.folder.figures / f"{name}.png"
-            with atomic(path) as temporary:
-                figure.savefig(temporary, format="png", metadata={"Description": _caption(run)})
-            plt.close(figure)
-            drawn.append(path)
+            try:
+                with atomic(paths[name]) as temporary:
+                    figure.savefig(temporary, format="png", metadata={"Description": _caption(run)})
+            finally:
+                plt.close(figure)
+            drawn.append(paths[name])
     return drawn
 
 

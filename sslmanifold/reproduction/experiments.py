@@ -7,8 +7,8 @@ from sslmanifold.runs import Run
 
 
 def _whole(run: Run) -> Run:
-    """The run, unless a signal cut it short: nothing may be computed from half a training."""
-    if run.summary["status"] == "interrupted":
+    """The run, unless a signal came meanwhile: nothing may be computed from half a training."""
+    if run.summary["status"] == "interrupted" or run.signals:
         raise KeyboardInterrupt
     return run
 

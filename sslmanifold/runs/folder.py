@@ -17,11 +17,14 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sslmanifold.errors import OutputError
+from sslmanifold.runs.writing import remove_partials, writing
 
 STATUSES = ("completed", "diverged", "failed", "interrupted")
 # of a run whose summary.json cannot be read
@@ -30,21 +33,27 @@ UNREADABLE = "unreadable"
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(
-            0o666 & ~mask
-        )  # mkstemp's files are private; a run folder is shared like any other file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(
+                0o666 & ~mask
+            )  # mkstemp's files are private; a run folder is shared like any other file
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def finite_json(value: Any) -> Any:
@@ -84,7 +93,15 @@ class RunFolder:
         with atomic(self.config) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), encoding="utf-8")
 
+    def require(self) -> None:
+        """Raise OutputError where the folder is gone: nothing is written into a new one in its place."""
+        if not self.path.is_dir():
+            raise OutputError(
+                f"{self.path} is gone: the run folder was removed while the run wrote into it; start the run again"
+            )
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
+        self.require()
         with atomic(self.summary) as temporary:
             temporary.write_text(
                 json.dumps(finite_json(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8"
@@ -97,10 +114,12 @@ class RunFolder:
         writer = csv.DictWriter(text, fieldnames=["step", *keys], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        self.require()
         with atomic(self.metrics) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
 
     def write_trajectory(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.require()
         with atomic(self.trajectory) as temporary:
             np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
@@ -115,7 +134,8 @@ class RunFolder:
             shutil.rmtree(path, ignore_errors=True)
 
     def remove_partial_files(self) -> None:
-        """Remove what a killed process was writing; the files themselves are whole."""
-        for path in (self.config, self.metrics, self.summary, self.trajectory, self.checkpoint, self.best):
-            for partial in path.parent.glob(f".{path.name}.*"):
-                partial.unlink(missing_ok=True)
+        """Remove what killed processes were writing; the files themselves are whole."""
+        for folder in (self.path, self.checkpoint.parent, self.figures):
+            remove_partials(folder)
+        for folder in (self.probes, self.export):  # another process may be writing there
+            remove_partials(folder, older_than=60.0)

@@ -35,12 +35,14 @@ class Run:
         metrics: column name → list of floats (NaN where a row has no value).
         trajectory: name → array.
         model: the network with the checkpoint's weights, in evaluation mode.
+        signals: of a run that has just ended here, the signals that came while it ran.
     """
 
     def __init__(self, path: str | Path, *, checkpoint: str = "last", project: bool = False) -> None:
         self.path = Path(path)
         self.folder = RunFolder(self.path)
         self.project = project
+        self.signals: tuple[int, ...] = ()
         choices = {"last": self.folder.checkpoint, "best": self.folder.best}
         if checkpoint not in choices:
             raise UserError(f"checkpoint={checkpoint} is neither of: last, best")

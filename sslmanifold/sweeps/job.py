@@ -11,8 +11,8 @@ from omegaconf.errors import MissingMandatoryValue
 from sslmanifold.config.compose import plain, reason
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, RunFolder
+from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.identity import config_key
-from sslmanifold.sweeps.claim import claimed
 from sslmanifold.sweeps.manifest import DONE, Manifest
 
 
@@ -51,7 +51,7 @@ def run_job(
     except Exception as error:
         _leave_summary(folder, config, choices, error)
         raise JobFailed(reason(error)) from None
-    with claimed(folder):
+    with claimed(folder, wait=True):
         try:
             if resume:
                 if _holds(key, folder) and Run(folder).summary.get("status") in DONE:

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from pydantic import Field
 
 from sslmanifold.models.checkpoint_file import load_file
 from sslmanifold.runs import RunFolder, atomic
+from sslmanifold.runs.writing import writing
 
 GAP, RANK = "train/optimality_gap", "rank/effective"
 
@@ -100,6 +102,7 @@ class Checkpointing(Checkpoint):
         """Refresh ``last.ckpt``, and ``best.ckpt`` where this is the best so far."""
         if self.folder is None:
             return
+        self.folder.require()
         better = self._is_best(pl_module)
         trainer.save_checkpoint(self.folder.checkpoint, weights_only=False)
         if better and trainer.is_global_zero:
@@ -124,12 +127,17 @@ class Checkpointing(Checkpoint):
     def _link_best(self, folder: RunFolder) -> None:
         """The file just written under a second name: a refresh of ``last.ckpt`` replaces the name, not the file."""
         partial = folder.best.with_name(f".{folder.best.name}.partial")
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(folder.checkpoint, partial)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(folder.checkpoint, partial)
-        os.replace(partial, folder.best)
+        with writing(folder.best):
+            try:
+                partial.unlink(missing_ok=True)
+                try:
+                    os.link(folder.checkpoint, partial)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(folder.checkpoint, partial)
+                os.replace(partial, folder.best)
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_of": dict(self.best_of), "seconds": self.seconds}

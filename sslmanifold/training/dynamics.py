@@ -2,18 +2,21 @@
 
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from sslmanifold.config.check import validated
-from sslmanifold.errors import UserError
+from sslmanifold.errors import OutputError, UserError
 from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
 from sslmanifold.models.linear_map import LinearMap
 from sslmanifold.runs import Run, RunFolder
+from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.summary import versions
 from sslmanifold.theory.trajectory import Solution
 from sslmanifold.training.checkpointing import save_file
@@ -34,27 +37,50 @@ def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:
     """
     started = time.monotonic()
     folder = RunFolder(run_dir)
-    if folder.holds_run():
-        if not config.get("overwrite"):
-            raise UserError(
-                f"{folder.path} already holds a run: choose another hydra.run.dir, or set overwrite=true"
-            )
-        folder.clear()
+    with claimed(folder.path):
+        folder.remove_partial_files()
+        if folder.holds_run():
+            if not config.get("overwrite"):
+                raise UserError(
+                    f"{folder.path} already holds a run: choose another hydra.run.dir, or set overwrite=true"
+                )
+            folder.clear()
+        folder.write_config(config)
+        try:
+            return _solved(config, folder, started)
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            reason = "stopped by a signal" if stopped else str(error) or type(error).__name__
+            status = "interrupted" if stopped or isinstance(error, OutputError) else "failed"
+            with suppress(OutputError):  # the error in hand is the one to tell
+                folder.write_summary(
+                    {"status": status, "reason": reason, "kind": "dynamics", "versions": versions()}
+                )
+            raise
+
+
+def _solved(config: dict[str, Any], folder: RunFolder, started: float) -> Run:
     own: dict[str, Any] = {key: config[key] for key in ("time", "points") if key in config}
     training = {key: value for key, value in config.items() if key not in own}
     training["trainer"] = dict(config["trainer"]) | {"precision": "64-true"}
-    folder.write_config(config)
+    options = dynamics_options(**validated(dynamics_options, own, ""))
+    experiment = Experiment(training)
+    solution = _solve(experiment, _times(experiment, options))
+    loggers = experiment.logger.open(folder.path, experiment.config, experiment.names)
+    figures: list[Path] = []
+    summary: dict[str, Any] = {"status": "failed", "kind": "dynamics"}
     try:
-        options = dynamics_options(**validated(dynamics_options, own, ""))
-        experiment = Experiment(training)
-        times = _times(experiment, options)
-        solution = _solve(experiment, times)
-    except Exception as error:
-        folder.write_summary(
-            {"status": "failed", "reason": str(error), "kind": "dynamics", "versions": versions()}
-        )
-        raise
-    return _write(experiment, solution, folder, started)
+        summary = _write(experiment, solution, folder, loggers) | {
+            "wall_seconds": time.monotonic() - started,
+            "versions": versions(),
+        }
+        for callback in experiment.callbacks:
+            if isinstance(callback, Figures):
+                figures += callback.draw(folder.path, summary)
+    finally:
+        experiment.logger.finish(loggers, figures, summary)
+    folder.write_summary(summary)  # last: where it says that the run has ended, all else is there
+    return Run(folder.path)
 
 
 def _times(experiment: Experiment, options: dict[str, Any]) -> Tensor:
@@ -81,11 +107,13 @@ def _solve(experiment: Experiment, times: Tensor) -> Solution:
     return experiment.constraint.solve(experiment.moment, network.shape, weights, times)
 
 
-def _write(experiment: Experiment, solution: Solution, folder: RunFolder, started: float) -> Run:
+def _write(
+    experiment: Experiment, solution: Solution, folder: RunFolder, loggers: list[Logger]
+) -> dict[str, Any]:
+    """Everything but figures and summary; returns the content of the latter."""
     blow_up = solution.blow_up
     module, samples = experiment.module, experiment.datamodule.samples
     best = module.optimum()
-    loggers = experiment.logger.open(folder.path, experiment.config, experiment.names)
     recorder = Recorder(folder)
     limit = _limit_subspace(experiment)
     for index, (t, m) in enumerate(zip(solution.times, solution.m, strict=True)):
@@ -139,17 +167,7 @@ def _write(experiment: Experiment, solution: Solution, folder: RunFolder, starte
     }
     summary |= {"dim": shape.dim, "hidden": shape.hidden, "embedding": shape.embedding, "n": samples.n}
     summary |= {} if best is None else {"train/optimum": best}
-    summary |= recorder.last | ({} if blow_up is None else {"ode/blow_up_time": blow_up})
-    summary |= {"wall_seconds": time.monotonic() - started, "versions": versions()}
-    folder.write_summary(summary)
-    figures: list[Path] = []
-    try:
-        for callback in experiment.callbacks:
-            if isinstance(callback, Figures):
-                figures += callback.draw(folder.path)
-    finally:
-        experiment.logger.finish(loggers, figures, Run(folder.path).summary)
-    return Run(folder.path)
+    return summary | recorder.last | ({} if blow_up is None else {"ode/blow_up_time": blow_up})
 
 
 def _limit_subspace(experiment: Experiment) -> Tensor | None:

@@ -1,11 +1,15 @@
 """Figures of a run, drawn when it has ended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from lightning.pytorch import Callback
 from pydantic import Field
+
+from sslmanifold.config.check import build_group
+from sslmanifold.runs import RunFolder
 
 
 @dataclass(kw_only=True)
@@ -18,8 +22,25 @@ class Figures(Callback):
 
     points: Annotated[int, Field(gt=0)] = 2000
 
-    def draw(self, run_dir: Path) -> list[Path]:
-        """The paths of the figures drawn."""
+    def draw(
+        self, run_dir: Path, summary: Mapping[str, Any] | None = None, *, missing: bool = False
+    ) -> list[Path]:
+        """The paths of the figures drawn.
+
+        Args:
+            run_dir: the run folder.
+            summary: what ``summary.json`` will say, where it is not written yet.
+            missing: draw only those that are not there.
+        """
         from sslmanifold.plots.run_figures import draw_run
 
-        return draw_run(run_dir, points=self.points)
+        return draw_run(run_dir, points=self.points, summary=summary, missing=missing)
+
+
+def draw_missing(config: Mapping[str, Any], folder: RunFolder) -> None:
+    """Draw the figures that a run was to have and has not."""
+    for name, options in (config.get("callbacks") or {}).items():
+        if options is not None:
+            callback = build_group(options, f"callbacks.{name}")
+            if isinstance(callback, Figures):
+                callback.draw(folder.path, missing=True)

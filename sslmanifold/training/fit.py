@@ -1,6 +1,6 @@
 """One training run: from an experiment to a finished run folder, whatever happens on the way."""
 
-import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,18 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from sslmanifold.callbacks.observer import Observer
-from sslmanifold.errors import UserError
+from sslmanifold.errors import OutputError, UserError
 from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run, RunFolder
+from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.summary import versions
+from sslmanifold.runs.writing import writing
 from sslmanifold.training.checkpointing import CheckedFiles
 from sslmanifold.training.experiment import Experiment
-from sslmanifold.training.figures import Figures
+from sslmanifold.training.figures import Figures, draw_missing
 from sslmanifold.training.interruption import Interruption
 from sslmanifold.training.quiet import quiet_lightning
 from sslmanifold.training.recorder import Recorder
@@ -45,28 +46,49 @@ def run_training(config: dict[str, Any], run_dir: str | Path) -> Run:
         UserError: for a mistake in the configuration. The folder then holds ``summary.json`` with the reason.
     """
     folder = RunFolder(run_dir)
-    checkpoint = None
-    if config.get("ckpt_path"):
-        checkpoint = checkpoint_to_resume(config, folder)
-        config = config | {"ckpt_path": None, "overwrite": False}
-        if checkpoint is not None and finished(config, folder):
-            return Run(folder.path)
+    with claimed(folder.path):
         folder.remove_partial_files()
-        folder.summary.unlink(missing_ok=True)
-    elif folder.holds_run():
-        if not config.get("overwrite"):
-            raise UserError(
-                f"{folder.path} already holds a run: choose another hydra.run.dir, set overwrite=true, or go on with "
-                f"it: ckpt_path={folder.path}"
-            )
-        folder.clear()
+        if config.get("ckpt_path"):
+            return _resumed(config, folder)
+        if folder.holds_run():
+            if not config.get("overwrite"):
+                raise UserError(
+                    f"{folder.path} already holds a run: choose another hydra.run.dir, set overwrite=true, or go on "
+                    f"with it: ckpt_path={folder.path}"
+                )
+            folder.clear()
+        return _begun(config, folder)
+
+
+def _begun(config: dict[str, Any], folder: RunFolder) -> Run:
+    """A run from its first step on; a mistake in its configuration leaves a summary with the reason."""
     folder.write_config(config)
     try:
         experiment = Experiment(config)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         choices: dict[str, Any] = {key: config[key] for key in ("seed", "replicas") if key in config}
-        folder.write_summary({"status": "failed", "reason": str(error), **choices, "versions": versions()})
+        stopped = isinstance(error, KeyboardInterrupt)
+        left = {
+            "status": "interrupted" if stopped else "failed",
+            "reason": "stopped before the first step" if stopped else str(error),
+        }
+        with suppress(OutputError):  # the error in hand is the one to tell
+            folder.write_summary({**left, **choices, "versions": versions()})
         raise
+    return _Training(experiment, folder, None).run()
+
+
+def _resumed(config: dict[str, Any], folder: RunFolder) -> Run:
+    """A run that goes on from its checkpoint. Nothing in its folder changes before it is known to be able to."""
+    checkpoint = checkpoint_to_resume(config, folder)
+    config = config | {"ckpt_path": None, "overwrite": False}
+    if checkpoint is not None and finished(config, folder):
+        draw_missing(config, folder)
+        return Run(folder.path)
+    experiment = Experiment(config)
+    with writing(folder.summary):
+        folder.summary.unlink(missing_ok=True)
+    folder.write_config(config)
     return _Training(experiment, folder, checkpoint).run()
 
 
@@ -83,49 +105,89 @@ class _Training:
         self.folder = folder
         self.checkpoint = checkpoint
         self.interruption = Interruption()
+        self.loggers: list[Logger] | None = None  # while they are open
 
     def run(self) -> Run:
         """Train, and leave a complete run folder whatever happens.
 
+        The summary is written last: where it says that a run has ended, all else is there.
+
         Returns:
             The run, read back from its folder.
         """
+        with self.interruption:
+            try:
+                first = self._embedding_arrays("initial")
+                self._fit()
+                status, reason = self._outcome()
+                self.module.recorder.write()
+                self._write_trajectory(first)
+                summary = self._summary(status, reason)
+                figures = [
+                    path for drawing in self._figures() for path in drawing.draw(self.folder.path, summary)
+                ]
+                self._close_loggers(figures, summary)
+                self.folder.write_summary(summary)
+            except BaseException as error:
+                after = self._leave(error)
+                if after is error:
+                    raise
+                raise after from error
+        run = Run(self.folder.path)
+        run.signals = tuple(self.interruption.seen)
+        return run
+
+    def _fit(self) -> None:
+        """Lightning's training, from the first step or from the checkpoint."""
         experiment = self.experiment
         resumed = (
             None if self.checkpoint is None else read_checkpoint(self.checkpoint)["sslmanifold"]["steps_done"]
         )
-        loggers: list[Logger] = []
-        figures: list[Path] = []
+        self.loggers = experiment.logger.open(self.folder.path, experiment.config, experiment.names, resumed)
+        trainer = self._trainer(self.loggers)
+        with quiet_lightning(), isolate_rng():
+            # what a user's callback draws depends on the seed, and on nothing that was drawn before
+            seed_everything(experiment.options["seed"], verbose=False)
+            trainer.fit(
+                self.module,
+                datamodule=experiment.datamodule,
+                ckpt_path=self.checkpoint,
+                weights_only=True if self.checkpoint else None,
+            )
+            self.interruption.ended = True
+            if self.checkpoint and not self.checkpointing.began:
+                self._close(trainer)
+            self.checkpointing.save(trainer, self.module)
+
+    def _leave(self, error: BaseException) -> BaseException:
+        """A summary with the reason, and what to raise: KeyboardInterrupt for whatever a signal made of itself."""
+        stopped = self.interruption.explains(error)
+        self.interruption.deaf = True
+        status = "interrupted" if stopped or isinstance(error, OutputError) else "failed"
+        reason = str(error) or type(error).__name__
+        if stopped:
+            reason = f"stopped by {self.interruption.names()} at step {self.module.steps_done}"
+        summary = self._summary(status, reason)
         try:
-            loggers = experiment.logger.open(self.folder.path, experiment.config, experiment.names, resumed)
-            first = self._embedding_arrays("initial")
-            trainer = self._trainer(loggers)
-            with self.interruption, quiet_lightning(), isolate_rng():
-                # what a user's callback draws depends on the seed, and on nothing that was drawn before
-                seed_everything(experiment.options["seed"], verbose=False)
-                trainer.fit(
-                    self.module,
-                    datamodule=experiment.datamodule,
-                    ckpt_path=self.checkpoint,
-                    weights_only=True if self.checkpoint else None,
-                )
-                if self.checkpoint and not self.checkpointing.began:
-                    self._close(trainer)
-                self.checkpointing.save(trainer, self.module)
-            status, reason = self._outcome(self.interruption.seen)
-            self.module.recorder.write()
-            self._write_trajectory(first)
-            self._write_summary(status, reason)
-            for callback in experiment.callbacks:
-                if isinstance(callback, Figures):
-                    figures += callback.draw(self.folder.path)
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SIGTERMException)
-            self._write_summary("interrupted" if stopped else "failed", str(error) or type(error).__name__)
-            raise
+            self.folder.write_summary(summary)
+        except OutputError:
+            reason += " (nor can summary.json)" if self.folder.path.is_dir() else ""
         finally:
-            experiment.logger.finish(loggers, figures, Run(self.folder.path).summary)
-        return Run(self.folder.path)
+            self._close_loggers([], summary)
+        if stopped:
+            return KeyboardInterrupt()
+        if isinstance(error, OutputError) and self.folder.checkpoint.exists():
+            return OutputError(f"{reason}; then go on with the run: ckpt_path={self.folder.path}")
+        return error
+
+    def _close_loggers(self, figures: list[Path], summary: dict[str, Any]) -> None:
+        """Hand over figures and the summary, once."""
+        if self.loggers is not None:
+            loggers, self.loggers = self.loggers, None
+            self.experiment.logger.finish(loggers, figures, summary)
+
+    def _figures(self) -> list[Figures]:
+        return [callback for callback in self.experiment.callbacks if isinstance(callback, Figures)]
 
     def _close(self, trainer: lightning.Trainer) -> None:
         """The last row of a run that was killed after its last step: Lightning has nothing to do and calls nobody."""
@@ -153,7 +215,7 @@ class _Training:
         trainer.strategy.checkpoint_io = CheckedFiles()
         return trainer
 
-    def _outcome(self, stopped: list[int]) -> tuple[str, str]:
+    def _outcome(self) -> tuple[str, str]:
         module = self.module
         if module.diverged_at is not None:
             reason = (
@@ -171,8 +233,8 @@ class _Training:
                     f"; the step is too large: set optimizer.lr below {self.experiment.learning_rate:.3g}"
                 )
             return "diverged", reason
-        if stopped:
-            return "interrupted", f"stopped by {signal.Signals(stopped[0]).name} at step {module.steps_done}"
+        if self.interruption.stopped and module.steps_done < self.experiment.steps:
+            return "interrupted", f"stopped by {self.interruption.names()} at step {module.steps_done}"
         observers = [c for c in self.experiment.callbacks if isinstance(c, Observer)]
         return "completed", "; ".join(filter(None, (observer.reason() for observer in observers)))
 
@@ -193,7 +255,8 @@ class _Training:
             arrays["eigvals"] = self.module.eigvals.numpy()
         self.folder.write_trajectory(arrays)
 
-    def _write_summary(self, status: str, reason: str) -> None:
+    def _summary(self, status: str, reason: str) -> dict[str, Any]:
+        """The content of ``summary.json``."""
         module = self.module
         summary: dict[str, Any] = {"status": status, "reason": reason, **self.experiment.names}
         summary |= {key: self.experiment.options[key] for key in ("seed", "replicas")}
@@ -213,5 +276,4 @@ class _Training:
             if isinstance(callback, Observer):
                 summary |= callback.summary()
         summary |= {f"checkpoint/best_{key}": value for key, value in self.checkpointing.best_of.items()}
-        summary |= {"wall_seconds": self.checkpointing.seconds, "versions": versions()}
-        self.folder.write_summary(summary)
+        return summary | {"wall_seconds": self.checkpointing.seconds, "versions": versions()}

@@ -6,17 +6,28 @@ from typing import Any
 
 import lightning
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
 class Interruption(Callback):
-    """Finishes the step in hand on SIGINT or SIGTERM; a second signal stops at once. Used as ``with``.
+    """Answers SIGINT and SIGTERM from the start of a run to its summary. Used as ``with``.
+
+    While it trains the first signal finishes the step in hand. Before the first step there is nothing to finish, and
+    a second signal asks for haste: both stop at once. After the last step the first is only noted, since what
+    is left takes a moment, and ends with a complete folder.
 
     Attributes:
         seen: the signals received, in order.
+        stopped: whether one of them was answered by ending the training.
+        ended: set once training has ended: from then on the first signal is only noted.
+        deaf: set while the summary of a run that was stopped is written, which no signal may prevent.
     """
 
     def __init__(self) -> None:
         self.seen: list[int] = []
+        self.stopped = False
+        self.ended = False
+        self.deaf = False
         self._trainer: lightning.Trainer | None = None
         self._previous: dict[int, Any] = {}
 
@@ -30,16 +41,31 @@ class Interruption(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def names(self) -> str:
+        """The signals received, by name: "SIGINT", "SIGINT, SIGTERM"."""
+        return ", ".join(signal.Signals(number).name for number in self.seen) or "a signal"
+
+    def explains(self, error: BaseException) -> bool:
+        """Whether a signal is what made this error: Lightning turns it into a SystemExit of its own."""
+        if isinstance(error, KeyboardInterrupt | SIGTERMException):
+            return True
+        return isinstance(error, SystemExit) and bool(self.seen)
+
     def _install(self) -> None:
         for number in self._previous:
-            signal.signal(number, self._stop)
+            signal.signal(number, self._answer)
 
-    def _stop(self, number: int, frame: Any) -> None:
-        if self.seen:
-            raise KeyboardInterrupt
+    def _answer(self, number: int, frame: Any) -> None:
         self.seen.append(number)
-        if self._trainer is not None:
-            self._trainer.should_stop = True
+        if self.deaf:
+            return
+        if len(self.seen) > 1:
+            raise KeyboardInterrupt
+        if self.ended:
+            return
+        if self._trainer is None:
+            raise KeyboardInterrupt
+        self.stopped = self._trainer.should_stop = True
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._trainer = trainer
@@ -47,5 +73,3 @@ class Interruption(Callback):
         # with several processes it also tells the others, so there it stays
         if trainer.world_size == 1:
             self._install()
-        if self.seen:
-            trainer.should_stop = True

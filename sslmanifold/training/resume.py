@@ -142,7 +142,16 @@ def checkpoint_to_resume(config: Mapping[str, Any], folder: RunFolder) -> Path |
         )
     if not checkpoint.exists():
         return None
-    saved = read_checkpoint(checkpoint)["sslmanifold"]
+    try:
+        saved = read_checkpoint(checkpoint)["sslmanifold"]
+    except UserError as error:
+        other = folder.best if checkpoint != folder.best else folder.checkpoint
+        way_out = f"try ckpt_path={other}, or " if other.exists() else ""
+        raise UserError(
+            f"{error}; {way_out}set overwrite=true hydra.run.dir={folder.path} to start again"
+        ) from None
+    if saved.get("kind") == "dynamics":
+        raise UserError(f"{folder.path} was solved, not trained: there is nothing to go on with")
     for key in differences(config, saved["config"]):
         theirs = flat(saved["config"]).get(key, "nothing")
         raise UserError(
@@ -154,10 +163,24 @@ def checkpoint_to_resume(config: Mapping[str, Any], folder: RunFolder) -> Path |
             f"{folder.path} diverged after step {saved['diverged_at']}: there is nothing to go on with; start a new "
             "run with a smaller optimizer.lr or another constraint"
         )
+    done, asked = max(saved["steps_done"], _steps(folder)), config["trainer"]["max_steps"]
+    if done > asked:
+        raise UserError(
+            f"trainer.max_steps={asked} is less than the {done} steps that {folder.path} has done, and a run is not "
+            "taken back: leave it out or ask for more, or start a new run without ckpt_path"
+        )
     return checkpoint
+
+
+def _steps(folder: RunFolder) -> int:
+    """The steps that a completed run has done."""
+    summary = Run(folder.path).summary
+    return int(summary.get("steps", 0)) if summary.get("status") == "completed" else 0
 
 
 def finished(config: Mapping[str, Any], folder: RunFolder) -> bool:
     """Whether the run has already done all the steps the configuration asks for, and written its summary."""
-    summary = Run(folder.path).summary
-    return summary.get("status") == "completed" and summary.get("steps", 0) >= config["trainer"]["max_steps"]
+    return (
+        Run(folder.path).summary.get("status") == "completed"
+        and _steps(folder) >= config["trainer"]["max_steps"]
+    )

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, RunFolder, run_folders
+from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.identity import config_key, sweep_line
-from sslmanifold.sweeps.claim import claimed
 from sslmanifold.sweeps.job import JobFailed, run_job
 from sslmanifold.sweeps.manifest import Manifest, latest_sweep, started_jobs
 from sslmanifold.sweeps.objective import objective
@@ -171,8 +171,10 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     other = context.Process(target=_hold, args=(tmp_path, ready))
     other.start()
     ready.wait(10)
+    with pytest.raises(UserError, match="another process is writing into"), claimed(tmp_path):
+        pass
     started = time.monotonic()
-    with claimed(tmp_path):
+    with claimed(tmp_path, wait=True), claimed(tmp_path):  # its holder may claim it again
         waited = time.monotonic() - started
     other.join()
     assert waited > 0.2
