@@ -11,7 +11,10 @@ from sslmanifold.version import __version__
 _PUBLIC: dict[str, str] = {
     "DynamicsEmbedding": "sslmanifold.dynamics_embedding",
     "Run": "sslmanifold.runs",
+    "constrain": "sslmanifold.constraints",
+    "describe": "sslmanifold.constraints",
     "load_run": "sslmanifold.runs",
+    "release": "sslmanifold.constraints",
     "train": "sslmanifold.api",
 }
 

@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.constraints import Constraint
-from sslmanifold.constraints.base import NetworkShape
 from sslmanifold.data.pair_data import PairData
 from sslmanifold.data.samples import Samples
 
@@ -64,8 +63,8 @@ class UnitRows(Constraint):
 
     name = "unit_rows"
 
-    def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
-        return [geoopt.Sphere() for _ in range(shape.layers)]
+    def manifold(self, rows: int, columns: int) -> geoopt.Manifold:
+        return geoopt.Sphere()
 
     def residual(self, weights: list[Tensor]) -> Tensor:
         """The largest | ‖row‖ − 1 |, (replicas,)."""

@@ -1,6 +1,7 @@
 """Callbacks that measure while anything trains: spectrum, exact dynamics, optimum, probe."""
 
 from sslmanifold.callbacks.collapse import CollapseWarning
+from sslmanifold.callbacks.constrained_step import ConstrainedStep
 from sslmanifold.callbacks.map_trace import MapTrace
 from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.ode import ODEComparison
@@ -12,6 +13,7 @@ from sslmanifold.callbacks.tap import Tap
 
 __all__ = [
     "CollapseWarning",
+    "ConstrainedStep",
     "MapTrace",
     "ODEComparison",
     "Observer",

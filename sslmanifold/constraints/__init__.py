@@ -1,6 +1,7 @@
 """Constraints on the weights, one file each: geometry and theory of none, norm balls and orthogonality."""
 
 from sslmanifold.constraints.base import Constraint, NetworkShape
+from sslmanifold.constraints.constrain import constrain, describe, release
 from sslmanifold.constraints.frobenius import Frobenius
 from sslmanifold.constraints.none import Unconstrained
 from sslmanifold.constraints.operator_norm import OperatorNorm
@@ -19,5 +20,8 @@ __all__ = [
     "Scaled",
     "Unconstrained",
     "available_constraints",
+    "constrain",
+    "describe",
     "make_constraint",
+    "release",
 ]

@@ -1,15 +1,16 @@
 """What a constraint is: one object that knows its geometry and its theory."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import ABC
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import haar, residual
+from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.theory.flows.base import FlowBlowUp
 from sslmanifold.theory.trajectory import Solution
 
@@ -56,9 +57,31 @@ class Constraint(ABC):
         """Raise :class:`~sslmanifold.errors.UserError` where no weights of this shape are feasible."""
         return
 
-    @abstractmethod
+    @classmethod
+    def alone(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of the constraint where each weight stands alone, from those given for it.
+
+        Named as in the yaml, with defaults that suit a weight of which nothing else is known.
+
+        Raises:
+            UserError: for an option that speaks of a chain of layers.
+        """
+        return dict(options)
+
+    def manifold(self, rows: int, columns: int) -> "Manifold":
+        """The geoopt manifold of one weight (rows, columns) that stands alone, in whatever module it is.
+
+        Raises:
+            UserError: where the constraint binds layers together, or no weight of this shape is feasible.
+        """
+        raise UserError(
+            f"constraint={self.name} is no constraint on a single weight: write Trainer(callbacks="
+            f'[ConstrainedStep("{self.name}", weights=[…])]) with the names of the layers, from input to output'
+        )
+
     def manifolds(self, shape: NetworkShape) -> list["Manifold"]:
-        """The geoopt manifold of each weight, first layer first."""
+        """The geoopt manifold of each weight of a chain, first layer first."""
+        return [self.manifold(rows, columns) for rows, columns in shape.matrices]
 
     def initial(
         self, shape: NetworkShape, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float64
@@ -123,7 +146,8 @@ class Constraint(ABC):
 
     def residual(self, weights: Sequence[Tensor]) -> Tensor:
         """How far the weights are from feasible, worst layer, (replicas,); 0 for a free weight."""
-        return torch.stack([residual(w.detach(), w.manifold) for w in weights]).amax(0)  # type: ignore[attr-defined]
+        free = geoopt.Euclidean(ndim=2)
+        return torch.stack([residual(w.detach(), getattr(w, "manifold", free)) for w in weights]).amax(0)
 
     @property
     def step_scale(self) -> float:

@@ -1,16 +1,32 @@
 """Frobenius balls ‖W_i‖_F ≤ c_i, which do not prevent collapse (Proposition 2)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import geoopt
 from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.constraints.base import Constraint, NetworkShape
+from sslmanifold.errors import UserError
 from sslmanifold.geometry import FrobeniusBall
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.frobenius import FrobeniusFlow
+
+
+def one_radius(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of norm balls for weights that stand alone: ``c``, also called ``c1``, is the radius of each.
+
+    Raises:
+        UserError: for c2, the radius of a chain's last layer, or two radii at once.
+    """
+    if "c2" in options or {"c", "c1"} <= options.keys():
+        raise UserError(
+            f"constraint={name} on single weights has one radius, got {', '.join(sorted(options))}: write c=1.0, "
+            "and constrain weights of another radius by another call"
+        )
+    return {"c1" if key == "c" else key: value for key, value in options.items()}
 
 
 @dataclass(kw_only=True)
@@ -24,6 +40,14 @@ class Frobenius(Constraint):
 
     c1: Annotated[float, Field(gt=0)] = 1.0
     c2: Annotated[float, Field(gt=0)] = 1.0
+
+    @classmethod
+    def alone(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """``c`` (or ``c1``) is the radius of every weight."""
+        return one_radius(cls.name, options)
+
+    def manifold(self, rows: int, columns: int) -> geoopt.Manifold:
+        return FrobeniusBall(self.c1)
 
     def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
         inner = [FrobeniusBall(1.0)] * (shape.layers - 2)

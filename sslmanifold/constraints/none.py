@@ -16,8 +16,8 @@ class Unconstrained(Constraint):
 
     name = "none"
 
-    def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
-        return [geoopt.Euclidean(ndim=2) for _ in shape.matrices]
+    def manifold(self, rows: int, columns: int) -> geoopt.Manifold:
+        return geoopt.Euclidean(ndim=2)
 
     def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
         return FreeFlow(moment) if shape.layers == 2 else None

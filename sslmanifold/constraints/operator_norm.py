@@ -1,13 +1,15 @@
 """Operator-norm balls ‖W_i‖₂ ≤ c_i, which avoid collapse (Proposition 3, item 2)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import geoopt
 from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.constraints.base import Constraint, NetworkShape
+from sslmanifold.constraints.frobenius import one_radius
 from sslmanifold.geometry import SpectralBall
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.operator_norm import OperatorNormFlow
@@ -21,6 +23,14 @@ class OperatorNorm(Constraint):
 
     c1: Annotated[float, Field(gt=0)] = 1.0
     c2: Annotated[float, Field(gt=0)] = 1.0
+
+    @classmethod
+    def alone(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """``c`` (or ``c1``) is the radius of every weight."""
+        return one_radius(cls.name, options)
+
+    def manifold(self, rows: int, columns: int) -> geoopt.Manifold:
+        return SpectralBall(self.c1)
 
     def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
         inner = [SpectralBall(1.0)] * (shape.layers - 2)

@@ -1,8 +1,8 @@
 """Orthonormal columns W1ᵀW1 = I, W2ᵀW2 = I: the constraint of Eq. 8 and Theorem 2."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import geoopt
 import torch
@@ -75,6 +75,27 @@ class Orthogonal(Constraint):
                 f"constraint.w1=rows (W1 W1ᵀ = I_h) needs h ≤ d, got h={h}, d={d}: "
                 f"set model.hidden={d} or constraint.w1=columns"
             )
+
+    @classmethod
+    def alone(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """κ = 1 where nothing is said: κ = 0 leaves out motion within the span, which only a chain can spare."""
+        if "w1" in options:
+            raise UserError(
+                f"w1={options['w1']} speaks of the first layer of a chain; a single weight has orthonormal rows where "
+                "it is wide and orthonormal columns where it is tall: leave w1 out"
+            )
+        return dict(options) if {"metric", "kappa"} & options.keys() else {"metric": "euclidean", **options}
+
+    def manifold(self, rows: int, columns: int) -> geoopt.Manifold:
+        manifold = Stiefel(metric=self.metric, kappa=self.kappa, retraction=self.retraction)
+        if manifold.kappa == 0 and rows == columns:
+            raise UserError(
+                f"a square weight {rows}×{columns} never moves under κ = 0 (grassmann), which leaves out motion within "
+                'the span: write metric="euclidean"'
+            )
+        if rows == columns == 1:
+            raise UserError("an orthogonal weight of 1×1 is 1 or −1 and never moves: leave it free")
+        return manifold
 
     def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
         manifold = Stiefel(metric=self.metric, kappa=self.kappa, retraction=self.retraction)

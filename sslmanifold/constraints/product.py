@@ -42,6 +42,7 @@ class Product(Constraint):
             )
 
     def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
+        """Free weights: nothing of this is a constraint on one of them."""
         return [geoopt.Euclidean(ndim=2) for _ in shape.matrices]
 
     def initial(

@@ -24,6 +24,18 @@ def available_constraints() -> dict[str, type[Constraint]]:
     return dict(sorted(found.items()))
 
 
+def constraint_class(name: str) -> type[Constraint]:
+    """The class of a constraint by name.
+
+    Raises:
+        UserError: for an unknown name; the choices are listed.
+    """
+    choices = available_constraints()
+    if name not in choices:
+        raise UserError(f"unknown constraint {name!r}: choose one of {', '.join(choices)}")
+    return choices[name]
+
+
 def make_constraint(name: str, **options: Any) -> Constraint:
     """A constraint by name: ``make_constraint("orthogonal", metric="grassmann")``.
 
@@ -32,7 +44,4 @@ def make_constraint(name: str, **options: Any) -> Constraint:
     """
     from sslmanifold.config.check import build
 
-    choices = available_constraints()
-    if name not in choices:
-        raise UserError(f"unknown constraint {name!r}: choose one of {', '.join(choices)}")
-    return build(choices[name], options, where="constraint")
+    return build(constraint_class(name), options, where="constraint")

@@ -40,6 +40,7 @@ class Scaled(Constraint):
     name = "scaled"
 
     def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
+        """Free weights: nothing of this is a constraint on one of them."""
         return [geoopt.Euclidean(ndim=2) for _ in shape.matrices]
 
     def objective(self, loss: Tensor, weights: Sequence[Tensor]) -> Tensor:

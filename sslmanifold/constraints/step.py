@@ -41,18 +41,24 @@ def take_step(
 
 
 def before_step(
-    constraint: Constraint, weights: Sequence[Tensor], objective: Tensor, optimizer: Optimizer
+    constraint: Constraint,
+    weights: Sequence[Tensor],
+    objective: Tensor,
+    optimizer: Optimizer,
+    *,
+    held: Sequence[Tensor] | None = None,
 ) -> None:
     """Between backward and the optimizer's step: the kinks' share goes into the gradients.
 
     Args:
         objective: the objective at these weights, (S,).
+        held: what the optimizer holds, where ``weights`` are views of it.
 
     Raises:
         UserError: where the weights have different learning rates and the constraint has kinks.
     """
     if has_kinks(constraint):
-        constraint.add_kinks(weights, objective, step_size(constraint, optimizer, weights))
+        constraint.add_kinks(weights, objective, step_size(constraint, optimizer, held or weights))
 
 
 @torch.no_grad()

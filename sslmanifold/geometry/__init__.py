@@ -4,6 +4,7 @@ from sslmanifold.geometry._geoopt import SUPPORTED_GEOOPT
 from sslmanifold.geometry.adam import RiemannianAdam
 from sslmanifold.geometry.balls import FrobeniusBall, SpectralBall
 from sslmanifold.geometry.feasibility import assert_feasible, residual
+from sslmanifold.geometry.flattened import Flattened
 from sslmanifold.geometry.haar import haar
 from sslmanifold.geometry.level import lower_to_level
 from sslmanifold.geometry.parameter import ManifoldAveragedModel, ManifoldParameter, project_
@@ -15,6 +16,7 @@ from sslmanifold.geometry.stiefel import Stiefel
 
 __all__ = [
     "SUPPORTED_GEOOPT",
+    "Flattened",
     "FrobeniusBall",
     "ManifoldAveragedModel",
     "ManifoldParameter",

@@ -8,7 +8,7 @@ from torch.optim.adam import adam
 
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
-from sslmanifold.geometry.bundles import gather, scatter
+from sslmanifold.geometry.bundles import gather, is_manifold_parameter, scatter
 from sslmanifold.geometry.stepping import RiemannianStepping
 
 
@@ -27,14 +27,16 @@ class RiemannianAdam(RiemannianStepping, geoopt.optim.RiemannianAdam):
     Args:
         params: parameters or groups.
         lr, betas, eps, amsgrad, maximize: as in ``torch.optim.AdamW``.
-        weight_decay: decoupled, x ← (1 − lr·weight_decay) x; 0 by default. Refused on Stiefel and every other
-            curved manifold.
+        weight_decay: decoupled, x ← (1 − lr·weight_decay) x; 0 by default. It reaches the free parameters, and
+            those in balls, within which they shrink; a parameter on a Stiefel or another curved manifold is left
+            out, so that ``RiemannianAdam(model.parameters(), weight_decay=1e-4)`` means what it seems to. Refused
+            for a group in which it would reach none.
         foreach: stack parameters of equal shape; None decides by size and device.
         max_norm: clip each matrix's Riemannian gradient to this norm, measured by the manifold.
         stabilize: project parameters and averages every so many steps; not needed, geoopt's interface.
 
     Raises:
-        UserError: weight decay where it means nothing; at the first step, a parameter off its manifold.
+        UserError: weight decay where it reaches nothing; at the first step, a parameter off its manifold.
 
     Source: Bécigneul & Ganea, "Riemannian adaptive optimization methods" (2019).
     """
@@ -139,6 +141,20 @@ class RiemannianAdam(RiemannianStepping, geoopt.optim.RiemannianAdam):
         new, moved = manifold.retr_transp(x, direction, first)
         scatter(moved, [s["exp_avg"] for s in states])
         return new
+
+    def _settle(self, p: Tensor, manifold: Any, first: bool) -> None:
+        super()._settle(p, manifold, first)
+        state = self.state.get(p)
+        if state:
+            x = p.detach()
+            if state["exp_avg_sq"].shape != manifold.component_inner(x, torch.zeros_like(x)).shape:
+                state.clear()  # constrained since its last step: v has another meaning now, and starts anew
+
+    def _follow(self, p: Tensor) -> None:
+        super()._follow(p)
+        state = self.state.get(p)
+        if state and not is_manifold_parameter(p) and state["exp_avg_sq"].shape != p.shape:
+            state.clear()  # released since its last step
 
     def _adopted(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         for group in state_dict["param_groups"]:

@@ -20,6 +20,11 @@ def is_manifold_parameter(p: Tensor) -> bool:
     return isinstance(p, geoopt.ManifoldParameter | geoopt.ManifoldTensor)
 
 
+def below(manifold: Any) -> Any:
+    """The manifold of matrices for which a flattening reads kernels; any other manifold itself."""
+    return getattr(manifold, "base", manifold)
+
+
 def split(params: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """(plain, on a manifold), of the parameters that have a gradient."""
     plain: list[Tensor] = []
@@ -46,7 +51,7 @@ def bundle(
     groups: dict[Hashable, list[int]] = {}
     for i, p in enumerate(params):
         manifold = p.manifold  # type: ignore[attr-defined]
-        ours = isinstance(manifold, Stiefel | FrobeniusBall | SpectralBall)
+        ours = isinstance(below(manifold), Stiefel | FrobeniusBall | SpectralBall)
         wanted = foreach if foreach is not None else (p.device.type != "cpu" or p.numel() <= _SMALL)
         key: Hashable = i
         if ours and wanted:
@@ -85,22 +90,31 @@ def clip(manifold: Any, x: Tensor, grad: Tensor, max_norm: float) -> Tensor:
     return grad * (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
 
-def refuse_weight_decay(manifold: Any, weight_decay: float, decoupled: bool) -> None:
-    """Raise where weight decay has no tangent part.
+def decays(manifold: Any, decoupled: bool) -> bool:
+    """Whether weight decay reaches a weight on this manifold: a free one or, shrunk within it, one in a ball.
+
+    The L2 term of SGD reaches every manifold but Stiefel, where its tangent part vanishes.
+    """
+    base = below(manifold)
+    if isinstance(base, Stiefel | geoopt.Stiefel):
+        return False
+    return not decoupled or isinstance(base, geoopt.Euclidean)
+
+
+def refuse_weight_decay(params: Iterable[Tensor], weight_decay: float, decoupled: bool) -> None:
+    """Raise where weight decay is asked for and would reach none of these parameters.
 
     Raises:
-        UserError: weight decay on a Stiefel manifold; decoupled weight decay on anything but Euclidean space
-            and balls.
+        UserError: all of them are on Stiefel manifolds, or decoupled decay on others than Euclidean space and balls.
     """
-    if not weight_decay:
+    manifolds = [p.manifold if is_manifold_parameter(p) else None for p in params]  # type: ignore[attr-defined]
+    if not weight_decay or not manifolds or any(m is None or decays(m, decoupled) for m in manifolds):
         return
-    if isinstance(manifold, Stiefel | geoopt.Stiefel):
+    if isinstance(below(manifolds[0]), Stiefel | geoopt.Stiefel):
         reason = "shrinking orthonormal columns has no tangent part, so it would do nothing"
-    elif decoupled and not isinstance(manifold, geoopt.Euclidean):
-        reason = "multiplying a point by a number leaves the manifold"
     else:
-        return
+        reason = "multiplying a point by a number leaves the manifold"
     raise UserError(
-        f"weight_decay={weight_decay} on {manifold}: {reason}; write weight_decay=0, or give these "
+        f"weight_decay={weight_decay} on {manifolds[0]}: {reason}; write weight_decay=0, or give these "
         'parameters a group of their own: {"params": constrained, "weight_decay": 0}'
     )

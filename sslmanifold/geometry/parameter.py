@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.geometry.balls import FrobeniusBall, SpectralBall
+from sslmanifold.geometry.bundles import below
 from sslmanifold.geometry.feasibility import feasible
 from sslmanifold.geometry.precision import feasibility_tolerance
 from sslmanifold.geometry.stiefel import Stiefel
@@ -22,7 +23,7 @@ def same_manifold(a: "geoopt.Manifold", b: "geoopt.Manifold") -> bool:
     """
     if a is b:
         return True
-    ours = isinstance(a, Stiefel | FrobeniusBall | SpectralBall)
+    ours = isinstance(below(a), Stiefel | FrobeniusBall | SpectralBall)
     return ours and type(a) is type(b) and a.extra_repr() == b.extra_repr()
 
 
@@ -37,7 +38,7 @@ def _refuse_kernel(x: Tensor, manifold: "geoopt.Manifold") -> None:
     raise UserError(
         f"shape {tuple(x.shape)} on {manifold} could mean {count} matrices of {n}×{p}, or one kernel of "
         f"{rows}×{x[0].numel()}: write ManifoldParameter(data, manifold, batch=True) for the {count} matrices, "
-        "ManifoldParameter(data.flatten(1), manifold) for the one"
+        f"ManifoldParameter(data, Flattened(manifold, ndim={x.ndim})) for the one, or data.flatten(1) for its matrix"
     )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from sslmanifold.geometry._geoopt import geoopt
-from sslmanifold.geometry.bundles import gather, scatter
+from sslmanifold.geometry.bundles import below, gather, scatter
 from sslmanifold.geometry.stepping import RiemannianStepping
 from sslmanifold.geometry.stiefel import Stiefel
 
@@ -28,14 +28,15 @@ class RiemannianSGD(RiemannianStepping, geoopt.optim.RiemannianSGD):
         params: parameters or groups.
         lr: step size.
         momentum, dampening, weight_decay, nesterov, maximize: as in ``torch.optim.SGD``. Weight decay is
-            its L2 term and is refused on Stiefel manifolds.
+            its L2 term; on Stiefel manifolds that has no tangent part, so it reaches the other parameters only,
+            and is refused where there are none.
         foreach: stack parameters of equal shape; None decides by size and device.
         max_norm: clip each matrix's Riemannian gradient to this norm, measured by the manifold.
         stabilize: project parameters and buffers every so many steps. Not needed: the retractions correct
             themselves; kept for geoopt's interface.
 
     Raises:
-        UserError: weight decay on a Stiefel manifold; at the first step, a parameter off its manifold.
+        UserError: weight decay for Stiefel manifolds alone; at the first step, a parameter off its manifold.
         ValueError: negative lr, momentum or weight decay; nesterov without momentum or with dampening.
     """
 
@@ -112,7 +113,7 @@ class RiemannianSGD(RiemannianStepping, geoopt.optim.RiemannianSGD):
         lr, momentum = float(group["lr"]), group["momentum"]
         if group["weight_decay"]:
             grad = grad.add(x, alpha=group["weight_decay"])
-        if not momentum and group["max_norm"] is None and isinstance(manifold, Stiefel):
+        if not momentum and group["max_norm"] is None and isinstance(below(manifold), Stiefel):
             if len(members) > 1:
                 return manifold.gradient_step(x, grad, lr)
             manifold.gradient_step(x, grad, lr, out=Tensor.detach(x))

@@ -10,8 +10,10 @@ from torch import Tensor
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.geometry.bundles import (
+    below,
     bundle,
     clip,
+    decays,
     gather,
     is_manifold_parameter,
     refuse_weight_decay,
@@ -30,15 +32,16 @@ class RiemannianStepping:
     """Mixin, before one of geoopt's optimizers: ``step`` over the groups, plain parameters by torch's own code.
 
     A group's ``max_norm`` clips each matrix's Riemannian gradient. ``decoupled`` says which kind of weight decay
-    the optimizer has; either kind is refused where a manifold gives it no meaning.
+    the optimizer has; of either kind it reaches the weights to which their manifold gives it a meaning, and is
+    refused for a group in which there is none.
 
     A point that anything but the step has written to since the last step is checked before the next one:
     assigned, loaded, or changed in place. A change in place through ``.data`` is hidden from this; one that is
     made before every step is found at the hundredth. State follows its parameter to another dtype or device.
 
     Raises:
-        UserError: weight decay on such a manifold; a parameter off its manifold; a state that another kind of
-            optimizer has saved.
+        UserError: weight decay that reaches no weight of a group; a parameter off its manifold; a state that another
+            kind of optimizer has saved.
         RuntimeError: for sparse gradients of manifold parameters.
     """
 
@@ -53,15 +56,11 @@ class RiemannianStepping:
     state: dict[Tensor, dict[str, Any]]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch; refuses weight decay where it means nothing."""
+        """As in torch; refuses weight decay that would reach no parameter of the group."""
         param_group.setdefault("max_norm", self._max_norm)
         super().add_param_group(param_group)  # type: ignore[misc]
-        self._refuse_weight_decay(self.param_groups[-1], self.param_groups[-1]["weight_decay"])
-
-    def _refuse_weight_decay(self, group: dict[str, Any], weight_decay: float) -> None:
-        for p in group["params"]:
-            if isinstance(p, geoopt.ManifoldTensor):
-                refuse_weight_decay(p.manifold, weight_decay, decoupled=self.decoupled)
+        group = self.param_groups[-1]
+        refuse_weight_decay(group["params"], group["weight_decay"], self.decoupled)
 
     # Saved states
 
@@ -87,7 +86,7 @@ class RiemannianStepping:
                     f"this state was saved by another kind of optimizer than {type(self).__name__}: its groups have "
                     f"no {', '.join(map(repr, missing))}; leave out load_state_dict to start afresh"
                 )
-            self._refuse_weight_decay(group, other.get("weight_decay", 0.0))
+            refuse_weight_decay(group["params"], other.get("weight_decay", 0.0), self.decoupled)
             kept = {name: group[name] for name in (*self.defaults, "stabilize") if name in group}
             groups.append({**kept, **other})
             for key, p in zip(other["params"], group["params"], strict=True):
@@ -164,7 +163,7 @@ class RiemannianStepping:
         self._follow(p)
         state = self.state.get(p, {})
         for name in self.tangents:
-            if name in state and isinstance(manifold, Stiefel):
+            if name in state and isinstance(below(manifold), Stiefel):
                 tangent = manifold.transp(p, p, state[name])
                 # An average that this optimizer made is tangent to roundoff, and is left to the bit.
                 if (tangent - state[name]).norm() > feasibility_tolerance(p.dtype) * state[name].norm():
@@ -195,9 +194,9 @@ class RiemannianStepping:
             if group["maximize"]:
                 grad = -grad
             manifold = members[0].manifold  # type: ignore[attr-defined]
-            if group["weight_decay"]:
-                refuse_weight_decay(manifold, group["weight_decay"], decoupled=self.decoupled)
-            new = self._moved(group, manifold, members, x, grad, keys[indices[0]])
+            reached = decays(manifold, self.decoupled) or not group["weight_decay"]
+            options = group if reached else {**group, "weight_decay": 0.0}
+            new = self._moved(options, manifold, members, x, grad, keys[indices[0]])
             if new is not None:
                 scatter(new, members)
 
