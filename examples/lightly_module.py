@@ -40,11 +40,11 @@ class SimCLR(LightningModule):
         return RiemannianAdam(self.parameters(), lr=1e-3, weight_decay=1e-4)
 
 
-def main(folder, steps=1000, batch_size=128, input_size=32, **options):
-    transform = SimCLRTransform(input_size=input_size, gaussian_blur=0.0)
+def main(folder, steps=1000, batch_size=128, log_every_n_steps=10, **options):
+    transform = SimCLRTransform(input_size=32, gaussian_blur=0.0)
     images = DataLoader(ImageFolder(folder, transform), batch_size, shuffle=True, drop_last=True)
     monitor = SpectrumMonitor(on="projection_head", metrics=["effective_rank", "rankme", "lidar"])
-    trainer = Trainer(max_steps=steps, callbacks=[monitor], log_every_n_steps=10, **options)
+    trainer = Trainer(max_steps=steps, callbacks=[monitor], log_every_n_steps=log_every_n_steps, **options)
     trainer.fit(SimCLR(), images)
     for key, value in sorted(trainer.callback_metrics.items()):
         print(f"{key:32} {value:.4g}")

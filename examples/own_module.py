@@ -57,10 +57,10 @@ class SimCLR(LightningModule):
         return RiemannianAdam(self.parameters(), lr=1e-3, weight_decay=1e-4)  # <-
 
 
-def main(folder, steps=1000, batch_size=128, **options):
+def main(folder, steps=1000, batch_size=128, log_every_n_steps=10, **options):
     images = DataLoader(ImageFolder(folder, two_views), batch_size, shuffle=True, drop_last=True)
     monitor = SpectrumMonitor(on=["backbone", "projector"])  # <-
-    trainer = Trainer(max_steps=steps, callbacks=[monitor], log_every_n_steps=10, **options)
+    trainer = Trainer(max_steps=steps, callbacks=[monitor], log_every_n_steps=log_every_n_steps, **options)
     trainer.fit(SimCLR(), images)
     for key, value in sorted(trainer.callback_metrics.items()):
         print(f"{key:32} {value:.4g}")

@@ -1,6 +1,13 @@
 """Fixtures shared by tests that train: a run by overrides, as the command line would compose it."""
 
+# ruff: noqa: E402 - thread counts are read when torch is imported
+
 import os
+
+# one test process a core: a second thread in each only waits for the other's core. Before anything imports torch.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
