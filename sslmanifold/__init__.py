@@ -4,9 +4,16 @@ Importing the package is cheap: public names load on first use.
 """
 
 from importlib import import_module
-from typing import Any
 
 from sslmanifold.version import __version__
+
+TYPE_CHECKING = (
+    False  # typing's own would be imported: `python -m` looks into the current directory first until
+)
+if (
+    TYPE_CHECKING
+):  # sslmanifold.cli takes it off the import path, so nothing is imported here that is not loaded yet
+    from typing import Any
 
 _PUBLIC: dict[str, str] = {
     "DynamicsEmbedding": "sslmanifold.dynamics_embedding",
@@ -21,7 +28,7 @@ _PUBLIC: dict[str, str] = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(

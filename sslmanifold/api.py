@@ -1,6 +1,7 @@
 """Training from Python: ``train("data=half_moons", constraint="none", seed=1)``."""
 
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sslmanifold.config.arguments import quoted
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run
 
@@ -105,8 +107,8 @@ def train(
     """One training run, as ``sslmanifold train`` with the same overrides.
 
     Args:
-        overrides: as on the command line, e.g. ``"trainer.max_steps=100"``.
-        run_dir: the run folder; by default a new one in ``outputs/train``.
+        overrides: as on the command line, e.g. ``"trainer.max_steps=100"``, or ``"ckpt_path=DIR"`` to go on with a run.
+        run_dir: the run folder, as ``"hydra.run.dir=DIR"``; by default a new one in ``outputs/train``.
         config_dir: a directory of the caller's own config groups, as ``--config-dir``.
         progress: whether to draw the progress bar.
         options: the same as keywords: ``constraint="orthogonal"``, ``seed=1``, and mappings for keys inside a
@@ -120,14 +122,86 @@ def train(
         UserError: for a mistake in the configuration.
     """
     from sslmanifold.config.compose import composed, plain
+    from sslmanifold.config.targets import trusted_packages
     from sslmanifold.training.fit import run_training
 
     lines = [*overrides, *(line for key, value in options.items() for line in _lines(key, value))]
-    config = plain(composed("train", lines, config_dir))
+    lines, folder = _without_run_dir(lines, run_dir)
+    config, folder = _resumed(lines, folder, config_dir) or (
+        plain(composed("train", lines, config_dir)),
+        folder,
+    )
     if not progress and config.get("callbacks"):
         config["callbacks"].pop("progress", None)
-    folder = Path(run_dir) if run_dir is not None else Path("outputs", "train", _new_name())
-    return TrainingResult(run_training(config, folder))
+    trust = trusted_packages(config.get("trust"))
+    where = folder or Path("outputs", "train", _new_name())
+    return TrainingResult(run_training(config, where, trust=trust))
+
+
+def _without_run_dir(lines: list[str], run_dir: str | Path | None) -> tuple[list[str], Path | None]:
+    """The overrides that describe the run, and its folder where one is named.
+
+    Raises:
+        UserError: for two folders, and for what only the command line does.
+    """
+    kept: list[str] = []
+    folder = None if run_dir is None else Path(run_dir)
+    for line in lines:
+        key, _, value = line.lstrip("+~").partition("=")
+        if line.startswith("-"):
+            raise UserError(
+                f"train({line!r}): the command line has flags, Python has config_dir= and run_dir="
+            )
+        if key == "hydra.run.dir":
+            named = Path(_resolved(line, value))
+            if folder is not None and named.resolve() != folder.resolve():
+                raise UserError(f"{line} and run_dir={folder} name two folders: leave one of them out")
+            folder = named
+        elif re.split(r"[./@]", key)[0] == "hydra" and key != "hydra.searchpath":
+            raise UserError(
+                f"{line} has no meaning in Python, where train() is one run: leave it out, or use the command line"
+            )
+        else:
+            kept.append(line)
+    return kept, folder
+
+
+def _resolved(line: str, value: str) -> str:
+    """The text of an override's value, unquoted, its ``${now:…}`` and ``${oc.env:…}`` resolved."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.utils import setup_globals
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    setup_globals()
+    try:
+        (override,) = OverridesParser.create().parse_overrides([line])
+        return str(OmegaConf.create({"dir": override.value()})["dir"])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{line}: {str(error).splitlines()[0]}: pass the folder as run_dir=…") from error
+
+
+def _resumed(
+    lines: list[str], run_dir: Path | None, config_dir: str | Path | None
+) -> tuple[dict[str, Any], Path] | None:
+    """The configuration and the folder of a run that ``ckpt_path=`` goes on with; None where nothing goes on."""
+    from sslmanifold.training.resume import going_on, locate_checkpoint, value_of
+
+    ckpt_path = value_of(lines, "ckpt_path")
+    if ckpt_path is None:
+        return None
+    folder, checkpoint = locate_checkpoint(ckpt_path, run_dir)
+    if not folder.holds_run():
+        return None
+    if run_dir is not None and run_dir.resolve() != folder.path.resolve():
+        raise UserError(
+            f"ckpt_path={ckpt_path} goes on in its own run folder, not in run_dir={run_dir}: leave run_dir out"
+        )
+    config = going_on(folder.path, lines, config_dir)
+    target = checkpoint if checkpoint.exists() else folder.path
+    trust = value_of(lines, "trust")
+    return config | {"ckpt_path": str(target), "trust": trust and trust.strip("[]")}, folder.path
 
 
 def _new_name() -> str:
@@ -150,8 +224,7 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_text, value))}]"
     if isinstance(value, Path):
-        value = str(value)
+        return quoted(value)
     if isinstance(value, str) and not all(c.isalnum() or c in "_-./+:" for c in value):
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{quoted}'"
+        return quoted(value, interpolations=True)
     return str(value)

@@ -1,5 +1,7 @@
 """``sslmanifold <command>``: dispatch first, import after, so that help is instant."""
 
+import os
+import site
 import sys
 from importlib import import_module
 
@@ -41,9 +43,32 @@ def usage() -> str:
     return HELP.format(version=__version__, commands=lines)
 
 
+def leave_current_directory() -> None:
+    """Take the current directory off the import path, unless PYTHONPATH names it.
+
+    ``python -m`` puts it first and an empty part of PYTHONPATH anywhere: a file there that is named like a library
+    would then be imported in its place. Processes that are started from here leave it out too.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        here = os.path.realpath(os.getcwd())
+    except OSError:  # a directory that has been deleted holds no modules
+        return
+    named = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    libraries = [os.path.dirname(os.__file__), *site.getsitepackages(), site.getusersitepackages()]
+    if here in map(os.path.realpath, [*named, *libraries]):
+        return
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path[:] = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
+    if package not in sys.path:  # a checkout that is not installed, started from within: after every library
+        sys.path.append(package)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script and of ``python -m sslmanifold``."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        leave_current_directory()
+        arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0)

@@ -1,4 +1,22 @@
-"""The errors that end in one message, no traceback."""
+"""The errors that end in one message: no traceback, and nothing in it that steers a terminal."""
+
+import unicodedata
+
+# characters that turn the direction of a line, so that it reads as another
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def printable(text: str) -> str:
+    """The text with control characters (a colour, a cursor that moves, a title) as the escapes they are written with.
+
+    Names and values of a folder may come from anybody: printed, they stay text.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        repr(c)[1:-1] if c not in "\n\t" and (c in _TURNING or unicodedata.category(c) in ("Cc", "Cs")) else c
+        for c in text
+    )
 
 
 class UserError(ValueError):
@@ -6,6 +24,9 @@ class UserError(ValueError):
 
     The command line prints the message alone and exits with status 2; in Python it is a ``ValueError``.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class OutputError(UserError):

@@ -9,18 +9,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from sslmanifold.config.arguments import named_folder, split_flags
 from sslmanifold.config.compose import composition_message, reason
 from sslmanifold.config.location import command_dir
-from sslmanifold.errors import OutputError, UserError
+from sslmanifold.errors import OutputError, UserError, printable
 
 # also the status of a usage error in argparse and in most shells' built-ins
 EXIT_MISTAKE = 2
@@ -28,12 +30,24 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 
-def run_application(command: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> int:
+def run_application(
+    command: str, task: Callable[[DictConfig], Any], arguments: list[str], folder_key: str | None = None
+) -> int:
     """Compose ``conf/<command>.yaml`` with the overrides and call ``task``; returns the exit status.
+
+    With a ``folder_key`` an argument that is no override names a folder: ``DIR`` is ``run=DIR``.
 
     A folder name is made unique here rather than by the clock alone: two starts in the same second must not
     share one.
     """
+    try:
+        flags, overrides = split_flags(arguments)
+        if folder_key is not None:
+            overrides = [named_folder(argument, folder_key) for argument in overrides]
+        _refuse_redirections(overrides)
+    except UserError as error:
+        return complain(command, str(error), EXIT_MISTAKE)
+    arguments = [*flags, *overrides]
     os.environ["SSLMANIFOLD_RUN_ID"] = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach the handler below instead of being printed half-way
     completion = any(argument in ("-sc", "--shell-completion") for argument in arguments)
@@ -45,7 +59,7 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
     batched = [a for a in arguments if a.startswith("hydra.sweeper.max_batch_size=")]
     if batched and not batched[0].endswith("=null"):
         # Hydra's sweeper reads a batch's results before it starts the next, and one failed job ends it there
-        return _complain(
+        return complain(
             command,
             f"{batched[0]}: after a batch with a failed job Hydra would not start the next; leave it out, and set "
             "hydra/launcher=joblib hydra.launcher.n_jobs=N for N jobs at once",
@@ -56,25 +70,47 @@ def run_application(command: str, task: Callable[[DictConfig], Any], arguments: 
             application()
     except (HydraException, OmegaConfBaseException) as error:
         # a grid is composed as a whole before its first job: a choice that does not exist stops it here
-        return _complain(command, composition_message(error, command, arguments), EXIT_MISTAKE)
+        return complain(command, composition_message(error, command, arguments), EXIT_MISTAKE)
     except KeyboardInterrupt:
         _end_of_sweep(command)
-        return _complain(command, "interrupted", EXIT_INTERRUPTED)
+        return complain(command, "interrupted", EXIT_INTERRUPTED)
     except UserError as error:
         status = _end_of_sweep(command)
         if status is None:
-            return _complain(command, str(error), _status_of(error))
+            return complain(command, str(error), _status_of(error))
         # every job has its result, and yet something is wrong: with optimized_metric, say, or the folder
-        return status or _complain(command, str(error), EXIT_FAILED)
+        return status or complain(command, str(error), EXIT_FAILED)
     except Exception as error:
         line = _of_the_disk(error)
         if line is not None and _end_of_sweep(command) is None:
-            return _complain(command, line, EXIT_FAILED)
+            return complain(command, line, EXIT_FAILED)
         # in a sweep jobs only raise UserError: this is the launcher's, e.g. a worker killed for its memory
         if _end_of_sweep(command) is None:
             raise
-        return _complain(command, f"the sweep stopped: {reason(error)}", EXIT_FAILED)
+        return complain(command, f"the sweep stopped: {reason(error)}", EXIT_FAILED)
     return _end_of_sweep(command) or 0
+
+
+def output_dir() -> Path:
+    """The job's folder as it is: Hydra would read a ``${…}`` in its name as an interpolation."""
+    runtime = OmegaConf.to_container(HydraConfig.get().runtime, resolve=False)
+    return Path(runtime["output_dir"])  # type: ignore[index,call-overload]
+
+
+def _refuse_redirections(overrides: list[str]) -> None:
+    """Hydra writes into the folder that it is given before any job starts: no link there may lead elsewhere."""
+    given = [argument.lstrip("+").partition("=") for argument in overrides]
+    if not any(key in ("hydra.run.dir", "hydra.sweep.dir") for key, _, _ in given):
+        return
+    from sslmanifold.runs import RunFolder
+
+    for key, _, value in given:
+        folder = Path(value.strip("'\""))
+        if key == "hydra.run.dir":
+            RunFolder(folder).refuse_redirections()
+        elif key == "hydra.sweep.dir" and folder.is_dir():
+            for job in folder.iterdir():
+                RunFolder(job).refuse_redirections()
 
 
 def _forget_earlier_sweep() -> None:
@@ -96,7 +132,7 @@ def _end_of_sweep(command: str) -> int | None:
     if not open_jobs:
         return 0
     tally = ", ".join(f"{n} {status}" for status, n in sorted(open_jobs.items()))
-    return _complain(
+    return complain(
         command,
         f"{tally}: run the same line with resume=true to do only what is missing or failed",
         EXIT_FAILED,
@@ -111,7 +147,7 @@ def _job(command: str, task: Callable[[DictConfig], Any], config: DictConfig) ->
     except (UserError, MissingMandatoryValue) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        raise SystemExit(_complain(command, reason(error), _status_of(error))) from error
+        raise SystemExit(complain(command, reason(error), _status_of(error))) from error
 
 
 def _status_of(error: Exception) -> int:
@@ -141,6 +177,7 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _complain(command: str, message: str, status: int) -> int:
-    print(f"sslmanifold {command}: {message}", file=sys.stderr)
+def complain(command: str, message: str, status: int) -> int:
+    """Print why a command ends, and return the status it ends with."""
+    print(printable(f"sslmanifold {command}: {message}"), file=sys.stderr)
     return status

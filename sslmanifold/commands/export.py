@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig
 
 from sslmanifold.commands.application import run_application
-from sslmanifold.commands.run_argument import with_run_argument
 from sslmanifold.config.compose import plain
 
 
@@ -27,6 +26,7 @@ def export_run(config: dict[str, Any]) -> list[Path]:
 
     def schema(
         run: str,
+        trust: str | list[str] | None = None,
         weights: Literal["last", "best"] = "last",
         project: bool = False,
         formats: Annotated[list[Literal["torch", "onnx", "npz"]], Field(min_length=1)] | None = None,
@@ -34,13 +34,17 @@ def export_run(config: dict[str, Any]) -> list[Path]:
     ) -> None: ...
 
     options: dict[str, Any] = {
+        "trust": None,
         "weights": "last",
         "project": False,
         "formats": ["torch", "onnx", "npz"],
         "opset": 18,
     }
     options |= validated(schema, config, "")
-    run = load_run(options["run"], checkpoint=options["weights"], project=options["project"])
+    run = load_run(
+        options["run"], checkpoint=options["weights"], project=options["project"], trust=options["trust"]
+    )
+    run.folder.refuse_redirections()
     network, folder = run.model, run.folder.export
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -63,4 +67,4 @@ def task(config: DictConfig) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    return run_application("export", task, with_run_argument(arguments))
+    return run_application("export", task, arguments, folder_key="run")

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig
 
 from sslmanifold.commands.application import run_application
-from sslmanifold.commands.run_argument import with_run_argument
 from sslmanifold.config.compose import plain
 
 
@@ -29,6 +28,7 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
 
     def schema(
         run: str,
+        trust: str | list[str] | None = None,
         weights: Literal["last", "best"] = "last",
         project: bool = False,
         validation: Annotated[float, Field(gt=0, lt=1)] = 0.2,
@@ -50,7 +50,10 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
     failures = []
     for folder in folders:
         try:
-            run = Run(folder, checkpoint=options["weights"], project=options["project"])
+            run = Run(
+                folder, checkpoint=options["weights"], project=options["project"], trust=options.get("trust")
+            )
+            run.folder.refuse_redirections()
             results = session.run(run)
         except UserError as error:
             if not sweep:
@@ -79,4 +82,4 @@ def task(config: DictConfig) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    return run_application("probe", task, with_run_argument(arguments))
+    return run_application("probe", task, arguments, folder_key="run")

@@ -1,10 +1,8 @@
 """``sslmanifold report DIR``: one self-contained page about a run, a sweep or several."""
 
-import sys
-
-from sslmanifold.commands.application import EXIT_MISTAKE
+from sslmanifold.commands.application import EXIT_MISTAKE, complain
 from sslmanifold.config.arguments import folders_and_options
-from sslmanifold.errors import UserError
+from sslmanifold.errors import UserError, printable
 
 KEYS = {"out": "folder the files are written into; by default the first DIR"}
 
@@ -29,11 +27,8 @@ def main(arguments: list[str]) -> int:
             raise UserError("which runs? pass a folder: sslmanifold report DIR")
         paths, records = write_report(folders, options.get("out"))
     except UserError as error:
-        print(f"sslmanifold report: {error}", file=sys.stderr)
-        return EXIT_MISTAKE
-    print(tally(records))
-    for record, why in failures(records)[:20]:
-        print(f"{record.name} {record.status}: {why}")
-    for path in paths:
-        print(path)
+        return complain("report", str(error), EXIT_MISTAKE)
+    lines = [tally(records)]
+    lines += [f"{record.name} {record.status}: {why}" for record, why in failures(records)[:20]]
+    print(printable("\n".join([*lines, *map(str, paths)])))
     return 0

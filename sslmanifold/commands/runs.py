@@ -1,12 +1,11 @@
 """``sslmanifold runs DIR``: a table of runs in the terminal, live with ``watch=true``."""
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sslmanifold.commands.application import EXIT_INTERRUPTED, EXIT_MISTAKE
+from sslmanifold.commands.application import EXIT_INTERRUPTED, EXIT_MISTAKE, complain
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError
 
@@ -38,15 +37,14 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"watch={watch} is not valid: set watch=true or leave it out")
         return _watch(folders or ["."], options) if watch == "true" else _show(folders or ["."], options)
     except UserError as error:
-        print(f"sslmanifold runs: {error}", file=sys.stderr)
-        return EXIT_MISTAKE
+        return complain("runs", str(error), EXIT_MISTAKE)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
 
 def _show(folders: Sequence[str], options: dict[str, Any]) -> int:
+    from sslmanifold.console import wide_console
     from sslmanifold.report.listing import listing
-    from sslmanifold.report.terminal import wide_console
 
     wide_console().print(listing(folders, **options))
     return 0
@@ -55,8 +53,8 @@ def _show(folders: Sequence[str], options: dict[str, Any]) -> int:
 def _watch(folders: Sequence[str], options: dict[str, Any]) -> int:
     from rich.live import Live
 
+    from sslmanifold.console import wide_console
     from sslmanifold.report.listing import all_ended, listing
-    from sslmanifold.report.terminal import wide_console
 
     for folder in folders:
         if not Path(folder).is_dir():

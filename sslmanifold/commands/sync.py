@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
     for name, paths in runs.items():
         print(f"{name}: {', '.join(map(str, paths))}", flush=True)
         if not dry_run:
-            command = [sys.executable, "-m", "wandb", "sync", "--yes", *extra, *map(str, paths)]
+            command = [sys.executable, "-P", "-m", "wandb", "sync", "--yes", *extra, *map(str, paths)]
             if subprocess.run(command, check=False).returncode != 0:
                 failed.append(name)
     if failed:

@@ -10,26 +10,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sslmanifold.commands.application import EXIT_MISTAKE, run_application
+from sslmanifold.commands.application import EXIT_MISTAKE, complain, output_dir, run_application
 from sslmanifold.config.compose import plain
+from sslmanifold.config.targets import trusted_packages
 from sslmanifold.errors import UserError
+from sslmanifold.runs.plain_yaml import yaml_text
 
 
-def task(config: DictConfig, resumed: list[str] | None = None) -> Any:
+def task(config: DictConfig, resumed: dict[str, Any] | None = None) -> Any:
     """One run: train, print the result table; returns the value of ``optimized_metric``.
 
     Args:
         config: as composed.
-        resumed: the overrides given to a run that goes on; None for a new run.
+        resumed: the configuration of a run that goes on; None for a new run.
     """
-    from sslmanifold.commands.resumption import resumed_options
     from sslmanifold.report.terminal import print_run
     from sslmanifold.runs import RunFolder
     from sslmanifold.sweeps.objective import objective
     from sslmanifold.training.resume import finished
 
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
+    folder = output_dir()
     if config.get("resume") and hydra.mode != RunMode.MULTIRUN:
         raise UserError(
             "resume=true goes on with a sweep (-m): to go on with one run, give its folder, ckpt_path=DIR"
@@ -37,18 +38,21 @@ def task(config: DictConfig, resumed: list[str] | None = None) -> Any:
     if hydra.mode == RunMode.MULTIRUN:
         run = _sweep_job(config, folder, hydra)
     else:
-        options = resumed_options(plain(config), folder, resumed)
+        options = plain(config)
+        trust = trusted_packages(options["trust"])
+        if resumed is not None:
+            options = resumed | {"ckpt_path": options["ckpt_path"]}
         if options.get("ckpt_path") and finished(options, RunFolder(folder)):
             steps = options["trainer"]["max_steps"]
             print(f"{folder} has done its {steps} steps: trainer.max_steps=N adds more", file=sys.stderr)
-        run = _train(options, folder)
+        run = _train(options, folder, trust=trust)
         print_run(run)
     if run.summary["status"] == "interrupted" or (run.signals and hydra.mode == RunMode.MULTIRUN):
         raise KeyboardInterrupt  # a sweep ends with a job that a signal came too late for
     return objective(run.summary, config.get("optimized_metric"))
 
 
-def _train(options: dict[str, Any], folder: Path) -> Any:
+def _train(options: dict[str, Any], folder: Path, **source: Any) -> Any:
     """Train with as many BLAS and OpenMP threads as ``threads`` says, not as many as there are cores."""
     from threadpoolctl import threadpool_limits
 
@@ -61,7 +65,7 @@ def _train(options: dict[str, Any], folder: Path) -> Any:
         logger["group"] = _group(HydraConfig.get())
     threads = options.get("threads")
     with threadpool_limits(threads if isinstance(threads, int) and threads > 0 else 1):
-        return run_training(options, folder)
+        return run_training(options, folder, **source)
 
 
 def _group(hydra: HydraConf) -> str | None:
@@ -82,7 +86,7 @@ def _sweep_job(config: DictConfig, folder: Path, hydra: HydraConf) -> Any:
     def train(options: dict[str, Any], path: Path) -> Any:
         if not serial and options.get("callbacks"):  # bars of several processes overwrite each other
             options["callbacks"].pop("progress", None)
-        return _train(options, path)
+        return _train(options, path, typed=True)  # a job that goes on does what the user's own line says
 
     try:
         run, before = run_job(config, folder, Path(hydra.sweep.dir), dict(hydra.runtime.choices), train)
@@ -101,8 +105,10 @@ def main(arguments: list[str]) -> int:
         try:
             arguments, resumed = resume_arguments(arguments)
         except UserError as error:
-            print(f"sslmanifold train: {error}", file=sys.stderr)
-            return EXIT_MISTAKE
+            return complain("train", str(error), EXIT_MISTAKE)
+        if resumed is not None and "--cfg" in arguments:
+            print(yaml_text(resumed), end="")
+            return 0
     return run_application(
         "train", functools.partial(task, resumed=resumed) if resumed is not None else task, arguments
     )

@@ -1,9 +1,97 @@
-"""The arguments of commands that need no composed configuration: folders and ``key=value``."""
+"""The arguments of commands, before anything is composed: flags, folders, ``key=value`` and how a path is quoted."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from sslmanifold.config.check import unknown_key
 from sslmanifold.errors import UserError
+
+# Hydra's flags: None takes no value, a tuple lists the values, "" is any value
+FLAGS: dict[str, tuple[str, ...] | str | None] = {
+    "--help": None, "--hydra-help": None, "--version": None, "--resolve": None, "--run": None, "--multirun": None,
+    "--shell-completion": None, "--cfg": ("job", "hydra", "all"), "--package": "", "--config-path": "",
+    "--config-name": "", "--config-dir": "",
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}  # fmt: skip
+_SHORT = {
+    "-h": "--help", "-r": "--run", "-m": "--multirun", "-sc": "--shell-completion", "-c": "--cfg", "-p": "--package",
+    "-cp": "--config-path", "-cn": "--config-name", "-cd": "--config-dir", "-i": "--info",
+}  # fmt: skip
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and all other arguments: its parser wants the flags first.
+
+    Raises:
+        UserError: for a flag that there is not, or one without its value.
+    """
+    flags: list[str] = []
+    others: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-"):
+            others.append(argument)
+            continue
+        name, sign, value = argument.partition("=")
+        name = _SHORT.get(name, name)
+        if name == "--experimental-rerun":
+            raise UserError(
+                "--experimental-rerun reads a pickle, which can run any code: repeat the line, or go on with a run, "
+                "ckpt_path=DIR"
+            )
+        if name not in FLAGS:
+            raise UserError(
+                f"unknown flag {argument}: the flags are {', '.join(FLAGS)}; overrides are key=value"
+            )
+        values = FLAGS[name]
+        if values is None:
+            if sign:
+                raise UserError(f"{argument}: {name} takes no value")
+            flags.append(name)
+            continue
+        if name == "--info" and not sign and not (rest and rest[0] in values):
+            value = "all"
+        elif not sign:
+            if not rest:
+                raise UserError(f"{argument} wants a value: {argument} {values[0] if values else 'DIR'}")
+            value = rest.pop(0)
+        if values and value not in values:
+            raise UserError(f"{argument} {value}: {name} is one of {', '.join(values)}")
+        flags += [name, value]
+    return flags, others
+
+
+_OVERRIDE = re.compile(r"(\+{0,2}|~)[\w./@:]+(=|$)", re.ASCII)
+
+
+def named_folder(argument: str, key: str = "run") -> str:
+    """An argument that names a folder, ``DIR`` or ``run=DIR``, as the override ``run='DIR'``; any other as it is.
+
+    Hydra's grammar reads commas, brackets and equals signs; a path may have any of them. What exists on disk, or
+    has no equals sign, is a folder; all else is an override.
+    """
+    if argument.startswith("~"):
+        return argument
+    if argument.startswith(f"{key}="):
+        path = argument[len(key) + 1 :]
+        return argument if path[:1] in ("'", '"', "") else f"{key}={quoted(path)}"
+    if "=" in argument and _OVERRIDE.match(argument) and not Path(argument).exists():
+        return argument
+    return f"{key}={quoted(argument)}"
+
+
+def quoted(value: object, *, interpolations: bool = False) -> str:
+    """A value as Hydra's grammar takes it for that very text, whatever characters a path has.
+
+    Args:
+        value: the text.
+        interpolations: whether a ``${…}`` in it is one all the same.
+    """
+    special = r"'" if interpolations else r"\$\{|'"
+    text = re.sub(rf"(\\*)({special}|$)", lambda m: m[1] * 2 + (f"\\{m[2]}" if m[2] else ""), str(value))
+    return f"'{text}'"
 
 
 def folders_and_options(

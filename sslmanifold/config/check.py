@@ -4,38 +4,13 @@ import difflib
 import inspect
 import typing
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
+from sslmanifold.config.targets import Opened, locate, refuse_nested, require_attributes
 from sslmanifold.errors import UserError
-
-# where version 0.1 kept what saved run folders name; everything else is found under its public face
-RENAMED = {
-    "sslmanifold.reproduction.trace.MapTrace": "sslmanifold.callbacks.MapTrace",
-    "sslmanifold.training.loggers.CSVOnly": "sslmanifold.loggers.CSVOnly",
-    "sslmanifold.training.loggers.TensorBoard": "sslmanifold.loggers.TensorBoard",
-    "sslmanifold.training.ode.ODEComparison": "sslmanifold.callbacks.ODEComparison",
-    "sslmanifold.training.online_probe.OnlineProbe": "sslmanifold.callbacks.OnlineProbe",
-    "sslmanifold.training.optimum.Optimum": "sslmanifold.callbacks.Optimum",
-    "sslmanifold.training.spectrum.SpectrumMonitor": "sslmanifold.callbacks.SpectrumMonitor",
-    "sslmanifold.training.weights_and_biases.WandB": "sslmanifold.loggers.WandB",
-}
-
-
-def locate(path: str, where: str) -> Any:
-    """The object a ``_target_`` names, e.g. ``sslmanifold.data.HalfMoons``.
-
-    Raises:
-        UserError: naming ``where``, if the module cannot be imported or lacks the name.
-    """
-    module, _, name = RENAMED.get(path, path).rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{where}._target_={path} cannot be imported: {error}") from error
 
 
 def unknown_key(where: str, key: str, choices: list[str]) -> UserError:
@@ -137,10 +112,32 @@ def build(target: Any, options: Mapping[str, Any], where: str, **supplied: Any) 
     return target(**checked, **supplied)
 
 
-def build_group(group: Mapping[str, Any], where: str, **supplied: Any) -> Any:
-    """Build what a config group describes: ``_target_`` names the class, the other keys are its options."""
+def build_group(
+    group: Mapping[str, Any] | None, where: str, opened: Opened | None = None, **supplied: Any
+) -> Any:
+    """Build what a config group describes: ``_target_`` names the class, the other keys are its options.
+
+    Args:
+        group: the group's keys.
+        where: its name, "constraint" or "callbacks.ode"; it says what kind of class is wanted.
+        opened: the run folder that the group was read from: it may name classes of this package and of trusted
+            ones alone, and fetches nothing. None where the user typed the choice.
+        supplied: parameters that are supplied in code.
+
+    Raises:
+        UserError: for a class that is no option of the group or that the folder may not name, and for wrong options.
+    """
+    if not isinstance(group, Mapping):
+        place = f" in {opened.folder / 'config.yaml'}" if opened else ""
+        raise UserError(f"{where}={group}{place} describes nothing: it needs keys, and `_target_` among them")
     options = dict(group)
     path = options.pop("_target_", None)
     if path is None:
         raise UserError(f"{where} names no class: its yaml needs a line `_target_: package.module.Class`")
-    return build(locate(path, where), options, where, **supplied)
+    target = locate(path, where, opened)
+    if opened is not None:
+        refuse_nested(options, where, opened)
+        options |= {key: False for key in ("download",) if key in options}
+    built = build(target, options, where, **supplied)
+    require_attributes(built, where)
+    return built

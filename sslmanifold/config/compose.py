@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from sslmanifold.config.arguments import quoted
 from sslmanifold.config.check import unknown_key
 from sslmanifold.config.location import command_dir
 from sslmanifold.errors import UserError
@@ -34,7 +35,7 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | Path | No
 
     lines = list(overrides)
     if config_dir is not None:
-        lines.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
+        lines.append(f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]")
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -67,6 +68,11 @@ def composition_message(error: Exception, command: str, arguments: list[str]) ->
     missing = re.search(r"Could not delete from config\. '([\w.]+)' does not exist", text)
     if missing:
         return _unknown_key(missing.group(1), command, arguments)
+    present = re.search(r"Could not append to config\. An item is already at '([\w.@/]+)'", text)
+    if present:
+        lines = [a.lstrip("+") for a in arguments if a.startswith(f"+{present.group(1)}=")]
+        line = lines[0] if lines else f"{present.group(1)}=…"
+        return f"{present.group(1)} is a key already: write {line}, without the +"
     if isinstance(error, MissingMandatoryValue):
         return reason(error)
     # of a list of options, callbacks=[a,b], Hydra does not say which there are

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sslmanifold.config.check import build_group
+from sslmanifold.config.targets import Opened
 from sslmanifold.constraints import Constraint, NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import feasibility_tolerance, residual
@@ -61,11 +62,14 @@ def require_feasible(
 
 
 def restore_network(
-    config: dict[str, Any], path: Path, *, project: bool = False
+    config: dict[str, Any], path: Path, opened: Opened, *, project: bool = False
 ) -> ConstrainedNetwork | LinearMap:
     """The network of a run, weights strictly as saved, in evaluation mode.
 
     Args:
+        config: the run's configuration.
+        path: the checkpoint.
+        opened: the run folder, which may name only classes of this package and of those that it is trusted with.
         project: project weights that left their manifold instead of refusing them.
 
     Raises:
@@ -73,14 +77,14 @@ def restore_network(
     """
     checkpoint = read_checkpoint(path)
     if checkpoint["sslmanifold"].get("kind") == "dynamics":
-        return _restore_map(config, checkpoint["state_dict"])
+        return _restore_map(config, checkpoint["state_dict"], opened)
     state = {
         key.removeprefix(_PREFIX): value
         for key, value in checkpoint["state_dict"].items()
         if key.startswith(_PREFIX)
     }
-    constraint = build_group(config["constraint"], "constraint")
-    spec = build_group(config["model"], "model")
+    constraint = build_group(config.get("constraint"), "constraint", opened)
+    spec = build_group(config.get("model"), "model", opened)
     names = [f"weights.{i}" for i in range(spec.layers)]
     if not all(name in state for name in names):
         raise UserError(
@@ -97,9 +101,9 @@ def restore_network(
     return network.eval().requires_grad_(False)
 
 
-def _restore_map(config: dict[str, Any], state: dict[str, torch.Tensor]) -> LinearMap:
+def _restore_map(config: dict[str, Any], state: dict[str, torch.Tensor], opened: Opened) -> LinearMap:
     """The map that ``sslmanifold dynamics`` solved for."""
     affine = Affine(state.get("preprocessing.mean"), state.get("preprocessing.components"))
     m = state["m"]
-    hidden = build_group(config["model"], "model").shape(m.shape[-2]).hidden
+    hidden = build_group(config.get("model"), "model", opened).shape(m.shape[-2]).hidden
     return LinearMap(m, hidden, affine).eval()

@@ -91,7 +91,9 @@ def ode_embedding(run: Run, data: Labelled) -> tuple[Embedding | None, str]:
 
     if isinstance(run.model, LinearMap):
         return None, "this run is the exact dynamics"
-    experiment = Experiment(run.config)
+    # what watches and logs a training has no part in its flow, and is not built
+    unwatched = {"callbacks": None, "checkpoint": None, "logger": {"_target_": "sslmanifold.loggers.CSVOnly"}}
+    experiment = Experiment(run.config | unwatched, run.opened)
     if experiment.moment is None:
         return None, "this loss, or data of this size, has no C"
     flow = experiment.constraint.flow(experiment.moment.double(), experiment.module.network.shape)

@@ -26,11 +26,11 @@ class Labelled:
     classes: list[Any]
 
 
-def load_samples(config: dict[str, Any]) -> Samples:
-    """The samples a run was trained on, from its configuration alone."""
+def load_samples(run: Run) -> Samples:
+    """The samples a run was trained on, from its configuration alone; nothing is downloaded."""
     from sslmanifold.config.check import build_group
 
-    return build_group(config["data"], "data").load(config.get("seed", 0))
+    return build_group(run.config.get("data"), "data", run.opened).load(run.config.get("seed", 0))
 
 
 def labelled(run: Run) -> Labelled:
@@ -40,7 +40,7 @@ def labelled(run: Run) -> Labelled:
         UserError: no labels, no test split, fewer than two classes, a class with one example, or data that
             no longer has the features the model was trained on.
     """
-    samples = load_samples(run.config)
+    samples = load_samples(run)
     dim = run.model.shape.dim
     if samples.dim != dim:
         raise UserError(

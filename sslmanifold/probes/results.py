@@ -65,8 +65,9 @@ def _cell(row: dict[str, Any]) -> str:
 
 def print_table(rows: Sequence[dict[str, Any]], folder: Path, failures: Sequence[str] = ()) -> None:
     """Embeddings (or the jobs of a sweep) down, probes across."""
-    from rich.console import Console
     from rich.table import Table
+
+    from sslmanifold.console import TextConsole, cell
 
     probes = list(dict.fromkeys(row["probe"] for row in rows))
     jobs = list(dict.fromkeys(row["job"] for row in rows))
@@ -85,8 +86,8 @@ def print_table(rows: Sequence[dict[str, Any]], folder: Path, failures: Sequence
             continue
         lines.setdefault(label, {"dim": row["dim"]})[row["probe"]] = _cell(row)
     for label, cells in lines.items():
-        table.add_row(label, str(cells["dim"]), *(cells.get(name, "") for name in probes))
-    console = Console()
+        table.add_row(cell(label), str(cells["dim"]), *(cells.get(name, "") for name in probes))
+    console = TextConsole()
     some = rows[0]
     title = (
         f"test accuracy in % (± half the 95 % bootstrap interval), {some['n_train']} training and {some['n_test']} "

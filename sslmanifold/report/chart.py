@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sslmanifold.report.records import Record
+from sslmanifold.runs.run import read_arrays
 
 Chart = dict[str, Any]
 
@@ -53,7 +54,6 @@ def read(record: Record, *names: str) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     try:
-        with np.load(path) as arrays:  # reads only the arrays asked for
-            return {name: arrays[name] for name in names if name in arrays}
+        return read_arrays(path, names)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         return {}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def _group_traces(
         {
             "type": "scatter", "mode": "lines", "x": numbers(steps), "y": numbers(values), "name": group.label,
             "legendgroup": group.label, "line": {"color": group.colour, "width": width},
-            "hovertemplate": f"{group.label}<br>{count}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+            "hovertemplate": f"{escape(group.label)}<br>{count}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
         }
     )  # fmt: skip
     return traces
@@ -158,7 +159,7 @@ def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
                     "type": "scatter", "mode": "lines", "x": numbers(steps), "y": numbers(values),
                     "legendgroup": group.label, "showlegend": False,
                     "line": {"color": THEORY, "width": 1.3, "dash": "dash"},
-                    "hovertemplate": f"ODE of {group.label}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+                    "hovertemplate": f"ODE of {escape(group.label)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
                 }
             )  # fmt: skip
     if not traces:

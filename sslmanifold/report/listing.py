@@ -11,10 +11,11 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
+from sslmanifold.console import wide_console
 from sslmanifold.errors import UserError
 from sslmanifold.report.findings import tally
 from sslmanifold.report.records import Record, collect, telling_keys
-from sslmanifold.report.terminal import COLUMNS, fitting, runs_table, usual_columns, value_of, wide_console
+from sslmanifold.report.terminal import COLUMNS, fitting, runs_table, usual_columns, value_of
 from sslmanifold.sweeps.manifest import Manifest
 
 _COMPARISONS = {

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
+from sslmanifold.errors import printable
 from sslmanifold.report import findings
 from sslmanifold.report.groups import cell, data_names, grouped
 from sslmanifold.report.records import Record, swept_value, telling_keys
@@ -15,17 +17,17 @@ def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
     keys = telling_keys(records)
     groups = grouped(records, keys)
     names = data_names(records)
-    parts = [f"# {title}", findings.tally(records)]
+    parts = [f"# {_text(title)}", _text(findings.tally(records))]
     swept = findings.what_was_swept(records)
     if swept:
         parts += ["## What was swept", _table(["key", "values"], swept)]
     warnings = findings.collapse_warnings(groups, records)
     if warnings:
-        parts += ["## Collapse", "\n".join(f"- {line}" for line in warnings)]
+        parts += ["## Collapse", "\n".join(f"- {_text(line)}" for line in warnings)]
     short = findings.shortfall_warnings(groups, records)
     if short:
         remedy = findings.TO_THE_OPTIMUM
-        lines = "\n".join(f"- {line}" for line in short)
+        lines = "\n".join(f"- {_text(line)}" for line in short)
         parts += ["## Short of the optimum", lines, f"{remedy[:1].upper()}{remedy[1:]}."]
     missing = findings.failures(records)
     if missing:
@@ -62,13 +64,22 @@ def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_escape(c) for c in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(c if isinstance(c, _Link) else _text(c) for c in line) + " |" for line in lines
+    )
 
 
-def _escape(cell: str) -> str:
-    return str(cell).replace("|", "\\|").replace("\n", " ")
+def _text(value: object) -> str:
+    """A value as Markdown shows it letter for letter: no table's border, no HTML, no link and no image."""
+    text = printable(str(value)).replace("\n", " ").replace("|", "\\|")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+
+
+class _Link(str):
+    """Markdown already."""
 
 
 def _link(record: Record, out: Path) -> str:
-    target = Path(os.path.relpath(record.path.resolve(), out.resolve())).as_posix()
-    return f"[{record.name}](<{target}>)"
+    target = quote(Path(os.path.relpath(record.path.resolve(), out.resolve())).as_posix())
+    name = _text(record.name).replace("[", "\\[").replace("]", "\\]")
+    return _Link(f"[{name}](<./{target}>)")

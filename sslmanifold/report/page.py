@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sslmanifold.report import findings
 from sslmanifold.report.charts import charts
@@ -128,7 +129,16 @@ def report_page(records: Sequence[Record], title: str, out: Path) -> str:
 
 
 def _json(chart: dict[str, Any]) -> str:
-    return json.dumps(chart, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(_as_text(chart), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _as_text(value: Any, key: str = "") -> Any:
+    """A chart whose names and labels are shown as they are: Plotly would take tags in them for formatting."""
+    if isinstance(value, dict):
+        return {k: _as_text(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_as_text(v, key) for v in value]
+    return escape(value, quote=False) if isinstance(value, str) and key != "hovertemplate" else value
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "", caption: str = "") -> str:
@@ -226,7 +236,7 @@ def _jobs(records: Sequence[Record], keys: Sequence[str], out: Path) -> str:
                 else ""
             )
             row.append(
-                f'<td{mark} data-value="{escape(str("" if value is None else value))}">{number(value)}</td>'
+                f'<td{mark} data-value="{escape(str("" if value is None else value))}">{escape(number(value))}</td>'
             )
         rows.append(row)
     table = _table(["run", *keys, "status", *COLUMNS], rows, "sortable")
@@ -234,9 +244,10 @@ def _jobs(records: Sequence[Record], keys: Sequence[str], out: Path) -> str:
 
 
 def _status(record: Record) -> str:
-    return f'<span class="{record.status}">{record.status}</span>'
+    return f'<span class="{escape(record.status)}">{escape(record.status)}</span>'
 
 
 def _link(record: Record, out: Path) -> str:
-    target = Path(os.path.relpath(record.path.resolve(), out.resolve())).as_posix()
-    return f'<a href="{escape(target)}/">{escape(record.name)}</a>'
+    # the dot keeps a folder named like an address, javascript:…, a folder
+    target = quote(Path(os.path.relpath(record.path.resolve(), out.resolve())).as_posix())
+    return f'<a href="./{escape(target)}/">{escape(record.name)}</a>'

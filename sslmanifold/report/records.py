@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sslmanifold.config.targets import Opened, locate
 from sslmanifold.errors import UserError
 from sslmanifold.runs import UNREADABLE, Run, run_folders
 from sslmanifold.runs.identity import NOT_IDENTITY
@@ -62,7 +63,9 @@ class Record:
             options = self.config.get(group)
             target = options.get("_target_") if isinstance(options, dict) else None
             if not summary.get(group) and target:
-                summary[group] = _option(str(target))
+                summary[group] = _option(str(target), group)
+            elif summary.get(group) is not None:
+                summary[group] = str(summary[group])
         summary.setdefault("seed", self.config.get("seed"))
         if self.damage:
             summary |= {"status": UNREADABLE, "reason": self.damage}
@@ -106,13 +109,14 @@ class Record:
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _option(target: str) -> str:
-    """The name by which a class is chosen: its own ``name``, as finished runs record it."""
-    from hydra.utils import get_object
+def _option(target: str, group: str) -> str:
+    """The name by which a class is chosen: its own ``name``, as finished runs record it.
 
+    A class that is not this package's is named as its folder names it, and not imported.
+    """
     try:
-        name = getattr(get_object(target), "name", None)
-    except Exception:  # a class of the user's that is not importable here
+        name = getattr(locate(target, group, Opened(Path())), "name", None)
+    except UserError:
         name = None
     return name if isinstance(name, str) else _snake(target.rpartition(".")[2])
 

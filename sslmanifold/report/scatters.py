@@ -1,6 +1,7 @@
 """The embeddings of a report: one scatter for each group of runs and data set."""
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def embeddings(groups: Sequence[Group], names: Sequence[str], points: int = 300)
                     {
                         "type": "scatter", "mode": "markers", "name": str(label), "x": numbers(first[mask]),
                         "y": numbers(second[mask]), "marker": {"color": palette[index % len(palette)], "size": 5},
-                        "hovertemplate": f"label {label}<br>(%{{x}}, %{{y}})<extra></extra>",
+                        "hovertemplate": f"label {escape(str(label))}<br>(%{{x}}, %{{y}})<extra></extra>",
                         "showlegend": len(np.unique(labels)) > 1,
                     }
                 )  # fmt: skip

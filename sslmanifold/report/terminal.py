@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from sslmanifold.console import TextConsole, cell, wide_console
 from sslmanifold.report.findings import advice
 from sslmanifold.report.records import Record, collect, is_collapsed, swept_value, telling_keys
 from sslmanifold.runs import Run
@@ -49,8 +48,8 @@ def print_run(run: Run, title: str = "") -> None:
     table.add_column(style="bold")
     table.add_column(justify="right")
     style = STATUS_STYLE.get(summary["status"], "red")
-    table.add_row("status", f"[{style}]{summary['status']}[/]")
-    table.add_row("steps", str(summary["steps"]))
+    table.add_row("status", f"[{style}]{cell(summary['status'])}[/]")
+    table.add_row("steps", cell(summary["steps"]))
     for name, key in _ROWS:
         if key not in summary:
             continue
@@ -59,9 +58,9 @@ def print_run(run: Run, title: str = "") -> None:
             value += f" ± {number(summary[f'{key}_std'])}"
         if key == "rank/effective":
             value += f" of {summary['embedding']}"
-        table.add_row(name, value)
+        table.add_row(name, cell(value))
     table.add_row("seconds", f"{summary['wall_seconds']:.1f}")
-    console = Console()
+    console = TextConsole()
     console.print(f"{title}\n{choices}".strip(), highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     if summary.get("reason"):
@@ -71,12 +70,6 @@ def print_run(run: Run, title: str = "") -> None:
     for line in advice(Record(run.path.name, run)):
         console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(f"run folder: {run.path}", highlight=False, markup=False, soft_wrap=True)
-
-
-def wide_console() -> Console:
-    """A console for tables: as wide as the terminal, 160 columns where the output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 def job_line(label: str, run: Run, before: bool) -> str:
@@ -141,17 +134,17 @@ def runs_table(records: Sequence[Record], keys: Sequence[str], columns: dict[str
     table = Table()
     table.add_column("run", overflow="fold")
     for key in keys:
-        table.add_column(key, overflow="fold")
+        table.add_column(cell(key), overflow="fold")
     table.add_column("status", no_wrap=True)
     for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(cell(heading), justify="right", no_wrap=True)
     for record in records:
         style = STATUS_STYLE.get(record.status, "red")
-        cells = [escape(record.name), *(escape(number(swept_value(record, key))) for key in keys)]
-        cells.append(f"[{style}]{record.status}[/]")
+        cells = [cell(record.name), *(cell(number(swept_value(record, key))) for key in keys)]
+        cells.append(f"[{style}]{cell(record.status)}[/]")
         for key in columns.values():
             text = f"{record.number(key):.1f}" if key == "wall_seconds" and record.number(key) else ""
-            text = text or number(value_of(record, key))
+            text = text or cell(number(value_of(record, key)))
             mark = key == "rank/effective" and is_collapsed(record)
             cells.append(f"[red]{text} collapsed[/]" if mark else text)
         table.add_row(*cells)

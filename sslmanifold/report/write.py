@@ -60,4 +60,11 @@ def table_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def table_csv(records: Sequence[Record]) -> str:
     """The text of ``table.csv``: one row a job, every key of every summary; a key that a run lacks is an empty cell."""
-    return pandas.DataFrame(table_rows(records), dtype=object).to_csv(index=False, lineterminator="\n")
+    table = pandas.DataFrame(table_rows(records), dtype=object).rename(columns=_text).map(_text)
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def _text(value: Any) -> Any:
+    """A cell that a spreadsheet shows and does not evaluate: text that begins like a formula gets a quote before it."""
+    formula = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+    return f"'{value}" if formula else value

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from sslmanifold.errors import OutputError
+from sslmanifold.errors import OutputError, UserError
+from sslmanifold.runs.plain_yaml import yaml_text
 from sslmanifold.runs.writing import remove_partials, writing
 
 STATUSES = ("completed", "diverged", "failed", "interrupted")
@@ -31,9 +32,32 @@ STATUSES = ("completed", "diverged", "failed", "interrupted")
 UNREADABLE = "unreadable"
 
 
+def replace_durably(temporary: Path, path: Path) -> None:
+    """``os.replace`` that a power cut cannot leave half done: the content is on the disk before it takes the name.
+
+    Without the first fsync a file system may keep the new name and lose what was written; the second keeps the name.
+    """
+    _fsync(temporary)
+    os.replace(temporary, path)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems know no fsync of a folder
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Args:
+        path: what is written; a link of that name is replaced, not followed.
+        durable: whether the file must outlive a power cut right afterwards: true of what cannot be made again.
 
     Raises:
         OutputError: where it cannot be written.
@@ -50,7 +74,10 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.chmod(
                 0o666 & ~mask
             )  # mkstemp's files are private; a run folder is shared like any other file
-            os.replace(temporary, path)
+            if durable:
+                replace_durably(temporary, path)
+            else:
+                os.replace(temporary, path)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -83,15 +110,36 @@ class RunFolder:
     export = property(lambda self: self.path / "export")
     figures = property(lambda self: self.path / "figures")
 
+    def refuse_redirections(self) -> None:
+        """Raise UserError where what is written would land outside the folder through a link, or be sent elsewhere.
+
+        W&B takes the address of its server, and so where a key is sent, from ``wandb/settings``; no run writes one.
+        """
+        root = self.path.resolve()
+        written = ["checkpoints", "figures", "probes", "export", "tensorboard", ".hydra", "traceback.txt"]
+        links = [link for name in written for link in _links(self.path / name)]
+        if (self.path / "wandb").is_symlink():  # W&B's own links inside are never written through again
+            links.append(self.path / "wandb")
+        for path in links:
+            if not path.resolve().is_relative_to(root):
+                raise UserError(
+                    f"{path} is a link to {path.resolve()}, outside the run folder, and nothing is written through it: "
+                    "remove it, or move there what it points to"
+                )
+        for name in ("wandb", ".wandb"):
+            if (settings := self.path / name / "settings").exists():
+                raise UserError(
+                    f"{settings} would tell W&B where to send what is logged, and your key: remove it; settings of "
+                    "your own belong into ~/.config/wandb/settings"
+                )
+
     def holds_run(self) -> bool:
         """Whether a run has already written here."""
         return self.config.exists() or self.summary.exists()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        from omegaconf import OmegaConf
-
         with atomic(self.config) as temporary:
-            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), encoding="utf-8")
+            temporary.write_text(yaml_text(config), encoding="utf-8")
 
     def require(self) -> None:
         """Raise OutputError where the folder is gone: nothing is written into a new one in its place."""
@@ -107,15 +155,18 @@ class RunFolder:
                 json.dumps(finite_json(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8"
             )
 
-    def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """All rows, ``step`` first; a key that a row lacks is an empty cell."""
+    def write_metrics(self, rows: Sequence[Mapping[str, float]], *, durable: bool = True) -> None:
+        """All rows, ``step`` first; a key that a row lacks is an empty cell.
+
+        While a run trains the file need not be durable: the checkpoint has its rows too.
+        """
         keys = sorted({key for row in rows for key in row} - {"step"})
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=["step", *keys], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         self.require()
-        with atomic(self.metrics) as temporary:
+        with atomic(self.metrics, durable=durable) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
 
     def write_trajectory(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -139,3 +190,12 @@ class RunFolder:
             remove_partials(folder)
         for folder in (self.probes, self.export):  # another process may be writing there
             remove_partials(folder, older_than=60.0)
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """The symbolic links at and below a path; none is followed."""
+    if path.is_symlink():
+        yield path
+    elif path.is_dir():
+        for child in sorted(path.iterdir()):
+            yield from _links(child)

@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # keys that change how a job is run or watched, never what it computes
-NOT_IDENTITY = ("resume", "overwrite", "threads", "optimized_metric", "ckpt_path", "checkpoint", "logger")
+NOT_IDENTITY = (
+    "resume",
+    "overwrite",
+    "trust",
+    "threads",
+    "optimized_metric",
+    "ckpt_path",
+    "checkpoint",
+    "logger",
+)
 
 
 def config_key(config: Mapping[str, Any]) -> str:

@@ -3,21 +3,28 @@
 import csv
 import json
 import math
+import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sslmanifold.config.targets import Opened, trusted_packages
 from sslmanifold.errors import UserError
 from sslmanifold.runs.folder import UNREADABLE, RunFolder
+from sslmanifold.runs.plain_yaml import read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sslmanifold.models import ConstrainedNetwork
+
+# the summary of a run with a thousand replicas has a few megabytes
+LARGEST_SUMMARY = 1 << 26
 
 
 class Run:
@@ -27,9 +34,11 @@ class Run:
         path: the folder.
         checkpoint: "last" or "best": which of its checkpoints ``model`` is read from.
         project: project weights that left their manifold instead of refusing them.
+        trust: packages whose classes the folder may name besides this package's own, e.g. ``["my_package"]``.
 
     Attributes:
         path: the folder.
+        opened: the folder and what it is trusted with, for what is built from its configuration.
         config: the resolved configuration, plain containers.
         summary: last values, extremes, status ("unreadable" and a reason where the file is damaged).
         metrics: column name → list of floats (NaN where a row has no value).
@@ -38,8 +47,16 @@ class Run:
         signals: of a run that has just ended here, the signals that came while it ran.
     """
 
-    def __init__(self, path: str | Path, *, checkpoint: str = "last", project: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        checkpoint: str = "last",
+        project: bool = False,
+        trust: str | Sequence[str] | None = None,
+    ) -> None:
         self.path = Path(path)
+        self.opened = Opened(self.path, trusted_packages(trust))
         self.folder = RunFolder(self.path)
         self.project = project
         self.signals: tuple[int, ...] = ()
@@ -61,29 +78,26 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        import yaml
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
         try:
-            config = OmegaConf.to_container(OmegaConf.load(self.folder.config))
-        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+            return read_yaml(self.folder.config)
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.folder.config} cannot be read ({error}): train the run again") from None
-        if not isinstance(config, dict):
-            raise UserError(f"{self.folder.config} is not a run's configuration: train the run again")
-        return config  # type: ignore[return-value]
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         if not self.folder.summary.exists():
             return {}
         try:
+            if (size := self.folder.summary.stat().st_size) > LARGEST_SUMMARY:
+                raise ValueError(f"it has {size} bytes")
             summary = json.loads(self.folder.summary.read_text(encoding="utf-8"))
             if isinstance(summary, dict):
                 return summary
             fault = "it holds no keys"
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             fault = str(error)
+        except RecursionError:
+            fault = "it is nested without end"
         return {"status": UNREADABLE, "reason": f"summary.json cannot be read: {fault}"}
 
     @cached_property
@@ -100,8 +114,7 @@ class Run:
         if not self.folder.trajectory.exists():
             return {}
         try:
-            with np.load(self.folder.trajectory) as arrays:
-                return dict(arrays)
+            return read_arrays(self.folder.trajectory)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(
                 f"{self.folder.trajectory} cannot be read ({error}): train the run again"
@@ -118,23 +131,58 @@ class Run:
                 + (f" (the run {self.summary['status']}: {reason})" if reason else "")
                 + f": train it first, `sslmanifold train ckpt_path={self.path}`"
             )
-        return restore_network(self.config, self.checkpoint, project=self.project)  # type: ignore[return-value]  # LinearMap has its interface
+        return restore_network(self.config, self.checkpoint, self.opened, project=self.project)  # type: ignore[return-value]  # LinearMap has its interface
 
     def embed(self, x: Any) -> "Tensor":
         """Embed raw inputs (n, d) with the run's last weights: see ``ConstrainedNetwork.embed``."""
         return self.model.embed(x)
 
 
-def load_run(path: str | Path, *, checkpoint: str = "last", project: bool = False) -> Run:
+def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, without pickles, and no more of them than memory has room for.
+
+    Args:
+        path: the file.
+        names: those that are wanted; None for all.
+
+    Raises:
+        OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error: where it is no such file, or unpacks to more
+            than half of this machine's memory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        wanted = [m for m in archive.infolist() if names is None or m.filename.removesuffix(".npy") in names]
+        unpacked = sum(member.file_size for member in wanted)
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if unpacked > room:
+        raise ValueError(f"it unpacks to {unpacked / 1e9:.3g} GB, more than half of this machine's memory")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in (arrays if names is None else names) if name in arrays}
+    except MemoryError as error:  # an array whose header claims more than the file has
+        raise ValueError(str(error)) from None
+
+
+def load_run(
+    path: str | Path,
+    *,
+    checkpoint: str = "last",
+    project: bool = False,
+    trust: str | Sequence[str] | None = None,
+) -> Run:
     """A run read back from its folder: ``load_run(DIR).embed(x)``.
+
+    Nothing that the folder holds is executed: its checkpoint is read without code, and of the classes that its
+    configuration names only this package's own are built.
 
     Args:
         path: the run folder.
         checkpoint: "last" or "best".
         project: project weights that left their manifold instead of refusing them.
+        trust: packages whose classes the folder may name too, for a run of your own data, losses or constraints:
+            ``["my_package"]``.
 
     Raises:
-        UserError: where the folder is not a run's, or (on first use of ``model``) has no such checkpoint, or
-            one with weights off their manifold.
+        UserError: where the folder is not a run's, or (on first use of ``model``) has no such checkpoint, one with
+            weights off their manifold, or names a class of a package that is not trusted.
     """
-    return Run(path, checkpoint=checkpoint, project=project)
+    return Run(path, checkpoint=checkpoint, project=project, trust=trust)

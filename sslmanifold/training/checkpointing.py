@@ -17,6 +17,7 @@ from pydantic import Field
 
 from sslmanifold.models.checkpoint_file import load_file
 from sslmanifold.runs import RunFolder, atomic
+from sslmanifold.runs.folder import replace_durably
 from sslmanifold.runs.writing import writing
 
 GAP, RANK = "train/optimality_gap", "rank/effective"
@@ -134,7 +135,7 @@ class Checkpointing(Checkpoint):
                     os.link(folder.checkpoint, partial)
                 except OSError:  # a file system without hard links
                     shutil.copyfile(folder.checkpoint, partial)
-                os.replace(partial, folder.best)
+                replace_durably(partial, folder.best)
             finally:
                 with suppress(OSError):
                     partial.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from sslmanifold.config.check import build_group, validated
+from sslmanifold.config.targets import Opened
 from sslmanifold.constraints import Constraint
 from sslmanifold.data import PairDataModule
 from sslmanifold.errors import UserError
@@ -38,12 +39,13 @@ class Experiment:
 
     Args:
         config: the resolved configuration as plain containers (the groups of ``conf/`` and the top-level keys).
+        opened: the run folder that the configuration was read from, None where the user typed it: see ``build_group``.
 
     Raises:
         UserError: for every mistake that can be known before training.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], opened: Opened | None = None) -> None:
         self.config = config
         top = {key: value for key, value in config.items() if key not in GROUPS}
         self.options = run_options(**validated(run_options, top, ""))
@@ -53,21 +55,21 @@ class Experiment:
         self.steps = self.trainer_options["max_steps"]
         self.dtype = weight_dtype(self.trainer_options["precision"])
 
-        data = build_group(config["data"], "data")
-        spec = build_group(config["model"], "model")
-        self.loss = build_group(config["loss"], "loss")
-        self.constraint: Constraint = build_group(config["constraint"], "constraint")
-        schedule = build_group(config["scheduler"], "scheduler")
+        data = build_group(config.get("data"), "data", opened)
+        spec = build_group(config.get("model"), "model", opened)
+        self.loss = build_group(config.get("loss"), "loss", opened)
+        self.constraint: Constraint = build_group(config.get("constraint"), "constraint", opened)
+        schedule = build_group(config.get("scheduler"), "scheduler", opened)
         self.schedule = lambda step: schedule.factor(step, self.steps)
-        self.logger: RunLogger = build_group(config["logger"], "logger")
+        self.logger: RunLogger = build_group(config.get("logger"), "logger", opened)
         self.callbacks = [
-            build_group(options, f"callbacks.{name}")
+            build_group(options, f"callbacks.{name}", opened)
             for name, options in (config.get("callbacks") or {}).items()
             if options is not None  # callbacks.NAME=null leaves it out
         ]
         checkpoint = config.get("checkpoint")
-        self.checkpointing = build_group(checkpoint, "checkpoint") if checkpoint else Checkpointing()
-        self.optimizer_class, self.optimizer_options, lr = optimizer_options(config["optimizer"])
+        self.checkpointing = build_group(checkpoint, "checkpoint", opened) if checkpoint else Checkpointing()
+        self.optimizer_class, self.optimizer_options, lr = optimizer_options(config["optimizer"], opened)
 
         self.datamodule = PairDataModule(
             data,

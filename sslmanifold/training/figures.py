@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from pydantic import Field
 
 from sslmanifold.config.check import build_group
+from sslmanifold.config.targets import Opened
 from sslmanifold.runs import RunFolder
 
 
@@ -37,10 +38,10 @@ class Figures(Callback):
         return draw_run(run_dir, points=self.points, summary=summary, missing=missing)
 
 
-def draw_missing(config: Mapping[str, Any], folder: RunFolder) -> None:
+def draw_missing(config: Mapping[str, Any], folder: RunFolder, opened: Opened | None = None) -> None:
     """Draw the figures that a run was to have and has not."""
     for name, options in (config.get("callbacks") or {}).items():
         if options is not None:
-            callback = build_group(options, f"callbacks.{name}")
+            callback = build_group(options, f"callbacks.{name}", opened)
             if isinstance(callback, Figures):
                 callback.draw(folder.path, missing=True)

@@ -1,5 +1,6 @@
 """One training run: from an experiment to a finished run folder, whatever happens on the way."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from sslmanifold.callbacks.observer import Observer
+from sslmanifold.config.targets import Opened, named_packages, require_targets
 from sslmanifold.errors import OutputError, UserError
 from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run, RunFolder
@@ -30,13 +32,18 @@ from sslmanifold.training.resume import checkpoint_to_resume, finished
 SCATTER_POINTS = 2000
 
 
-def run_training(config: dict[str, Any], run_dir: str | Path) -> Run:
+def run_training(
+    config: dict[str, Any], run_dir: str | Path, *, trust: Sequence[str] = (), typed: bool = False
+) -> Run:
     """Train what the configuration describes and leave a complete run folder.
 
     Args:
         config: the resolved configuration as plain containers.
         run_dir: the run folder; must not hold a run unless ``overwrite`` is true, or ``ckpt_path`` names that
             run: it then goes on from its checkpoint, with the same results as if it had never stopped.
+        trust: packages whose classes the run that ``ckpt_path`` names may use besides this package's own.
+        typed: whether a configuration with a ``ckpt_path`` is the user's own all the same, not the folder's, so that
+            any class in it is their choice.
 
     Returns:
         The run, read back from its folder. A run that diverged or was stopped by a signal returns too: its
@@ -46,18 +53,25 @@ def run_training(config: dict[str, Any], run_dir: str | Path) -> Run:
         UserError: for a mistake in the configuration. The folder then holds ``summary.json`` with the reason.
     """
     folder = RunFolder(run_dir)
+    config = {key: value for key, value in config.items() if key != "trust"}  # the user's, never a folder's
+    opened = None
+    if config.get("ckpt_path") and not typed:
+        opened = Opened(folder.path, tuple(trust))
+        require_targets(config, opened)
+    folder.refuse_redirections()
     with claimed(folder.path):
         folder.remove_partial_files()
-        if config.get("ckpt_path"):
-            return _resumed(config, folder)
-        if folder.holds_run():
+        if not config.get("ckpt_path") and folder.holds_run():
             if not config.get("overwrite"):
                 raise UserError(
                     f"{folder.path} already holds a run: choose another hydra.run.dir, set overwrite=true, or go on "
                     f"with it: ckpt_path={folder.path}"
                 )
             folder.clear()
-        return _begun(config, folder)
+        run = _resumed(config, folder, opened) if config.get("ckpt_path") else _begun(config, folder)
+    # what was typed here, or trusted, need not be trusted again
+    run.opened = opened or Opened(folder.path, named_packages(config))
+    return run
 
 
 def _begun(config: dict[str, Any], folder: RunFolder) -> Run:
@@ -78,14 +92,14 @@ def _begun(config: dict[str, Any], folder: RunFolder) -> Run:
     return _Training(experiment, folder, None).run()
 
 
-def _resumed(config: dict[str, Any], folder: RunFolder) -> Run:
+def _resumed(config: dict[str, Any], folder: RunFolder, opened: Opened | None) -> Run:
     """A run that goes on from its checkpoint. Nothing in its folder changes before it is known to be able to."""
     checkpoint = checkpoint_to_resume(config, folder)
     config = config | {"ckpt_path": None, "overwrite": False}
     if checkpoint is not None and finished(config, folder):
-        draw_missing(config, folder)
+        draw_missing(config, folder, opened)
         return Run(folder.path)
-    experiment = Experiment(config)
+    experiment = Experiment(config, opened)
     with writing(folder.summary):
         folder.summary.unlink(missing_ok=True)
     folder.write_config(config)

@@ -9,7 +9,8 @@ import lightning
 import torch
 from pydantic import Field
 
-from sslmanifold.config.check import locate, unknown_key, validated
+from sslmanifold.config.check import unknown_key, validated
+from sslmanifold.config.targets import Opened, locate, refuse_nested
 from sslmanifold.errors import UserError
 
 
@@ -21,6 +22,7 @@ def run_options(
     ckpt_path: str | None = None,
     resume: bool = False,
     optimized_metric: str | list[str] | None = None,
+    trust: str | list[str] | None = None,
 ) -> dict[str, Any]:
     """The top-level keys of a run; its signature is their schema."""
     return {
@@ -80,8 +82,10 @@ def weight_dtype(precision: str | int) -> torch.dtype:
     return torch.float32
 
 
-def optimizer_options(group: Mapping[str, Any]) -> tuple[Any, dict[str, Any], float | None]:
-    """The optimizer's class, its options without lr, and lr (None for "auto").
+def optimizer_options(
+    group: Mapping[str, Any], opened: Opened | None = None
+) -> tuple[Any, dict[str, Any], float | None]:
+    """The optimizer's class, its options without lr, and lr (None for "auto"); ``opened`` as in ``build_group``.
 
     Raises:
         UserError: for an lr that is neither "auto" nor positive and finite, and for unknown or wrong options.
@@ -93,6 +97,8 @@ def optimizer_options(group: Mapping[str, Any]) -> tuple[Any, dict[str, Any], fl
         raise UserError(
             f"optimizer.lr={lr} is not valid: set a positive number, e.g. optimizer.lr=0.01, or auto"
         )
-    target = locate(options.pop("_target_", ""), "optimizer")
+    target = locate(options.pop("_target_", None), "optimizer", opened)
+    if opened is not None:
+        refuse_nested(options, "optimizer", opened)
     checked = validated(target, options, "optimizer", skip=("params", "lr"))
     return target, checked, None if lr == "auto" else float(lr)

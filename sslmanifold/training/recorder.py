@@ -52,12 +52,12 @@ class Recorder:
         for logger in loggers:
             logger.log_metrics(row, step=step)
         if time.monotonic() - self._written > 1.0:
-            self.write()
+            self.write(durable=False)
 
-    def write(self) -> None:
+    def write(self, *, durable: bool = True) -> None:
         """Write ``metrics.csv``, if there is a folder to write it to."""
         if self.folder is not None and self.rows:
-            self.folder.write_metrics(self.rows)
+            self.folder.write_metrics(self.rows, durable=durable)
         self._written = time.monotonic()
 
     def trajectory(self) -> dict[str, np.ndarray]:

@@ -1,11 +1,18 @@
 """``ckpt_path=``: going on with a run in its own folder."""
 
+import copy
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sslmanifold.config.compose import composed
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, RunFolder
+from sslmanifold.runs.plain_yaml import read_plain
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # What may differ between the parts of a run without making it another run.
 CHANGEABLE = (
@@ -19,11 +26,15 @@ CHANGEABLE = (
     "callbacks.figures",
     "ckpt_path",
     "overwrite",
+    "trust",
     "resume",
     "optimized_metric",
     "sweep",
     "hydra",
 )
+
+# keys of the command that goes on, not of the run
+OF_THE_COMMAND = ("ckpt_path", "overwrite", "trust")
 
 
 def changeable(key: str) -> bool:
@@ -86,15 +97,87 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     )
 
 
+def key_of(argument: str) -> str:
+    """The key of an override."""
+    return argument.split("=")[0].lstrip("+~")
+
+
+def value_of(arguments: Sequence[str], key: str) -> str | None:
+    """The last value given to a key, without quotes; None where there is none or it is null."""
+    values = [a.split("=", 1)[1] for a in arguments if "=" in a and key_of(a) == key]
+    if not values:
+        return None
+    value = re.sub(r"^(['\"])(.*)\1$", r"\2", values[-1].strip())
+    return None if value in ("", "null") else value
+
+
+def of_hydra(argument: str) -> bool:
+    """Whether an override is Hydra's own, as hydra.run.dir=DIR is."""
+    return re.split(r"[./@]", key_of(argument))[0] == "hydra"
+
+
+def _recorded(folder: RunFolder) -> list[str]:
+    """The overrides that the run was started with, as far as they are that.
+
+    They come with the folder, so they compose the run that new overrides are compared with, and are never given to
+    Hydra as a command line.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        lines = read_plain(folder.path / ".hydra" / "overrides.yaml")
+    except (OSError, ValueError):
+        return []
+    kept = []
+    for line in lines if isinstance(lines, list) else []:
+        if not isinstance(line, str) or of_hydra(line) or key_of(line) in OF_THE_COMMAND:
+            continue
+        try:
+            (override,) = OverridesParser.create().parse_overrides([line])
+        except HydraException:
+            continue
+        if not override.is_sweep_override() and "@" not in key_of(line):
+            kept.append(line)
+    return kept
+
+
+def going_on(folder: Path, typed: Sequence[str], config_dir: str | Path | None = None) -> dict[str, Any]:
+    """The configuration of a run folder with what new overrides may change in it.
+
+    Args:
+        folder: the run folder.
+        typed: the new overrides.
+        config_dir: a directory of further config groups.
+
+    Raises:
+        UserError: for an override that does not compose, or would make it another run.
+    """
+    saved = Run(folder).config
+    new = [line for line in typed if not of_hydra(line) and key_of(line) not in OF_THE_COMMAND]
+    if not new:
+        return saved
+    replaced = {key_of(line) for line in new}
+    before = [line for line in _recorded(RunFolder(folder)) if key_of(line) not in replaced]
+    try:
+        wanted = composed("train", [*before, *new], config_dir)
+    except UserError:
+        if not before:
+            raise
+        # the run's own groups may be out of reach; what is new then has to compose alone
+        wanted = composed("train", new, config_dir)
+    return resumed_config(saved, wanted, new, folder)
+
+
 def resumed_config(
-    saved: dict[str, Any], composed: Mapping[str, Any], overrides: Sequence[str], where: Path
+    saved: dict[str, Any], wanted: "DictConfig", overrides: Sequence[str], where: Path
 ) -> dict[str, Any]:
     """The run's own configuration with what the overrides may change.
 
     Args:
         saved: ``config.yaml`` of the run.
-        composed: the run's overrides and the new ones, composed.
-        overrides: the new ones, as typed; all else in ``composed`` is ignored, so that a default that has
+        wanted: the run's overrides and the new ones, composed.
+        overrides: the new ones, as typed; all else in ``wanted`` is ignored, so that a default that has
             changed since does not matter.
         where: the run folder, for messages.
 
@@ -104,23 +187,36 @@ def resumed_config(
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    result = OmegaConf.create(saved)
-    wanted = OmegaConf.create(dict(composed))
+    result = copy.deepcopy(saved)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element().lstrip("+~").replace("/", ".").split("@")[0]
-        if key in ("ckpt_path", "overwrite") or key.split(".")[0] == "hydra":
-            continue
-        new, old = OmegaConf.select(wanted, key), OmegaConf.select(result, key)
+        new, old = OmegaConf.select(wanted, key), _value_at(result, key)
+        if OmegaConf.is_config(new):
+            new = OmegaConf.to_container(new, resolve=True)
         if new == old:
             continue
         if not changeable(key):
-            had = "a different value" if OmegaConf.is_config(old) else old
+            had = "a different value" if isinstance(old, dict | list) else old
             raise UserError(
                 f"{override.input_line} would make another run of {where}, which was trained with {key}={had}: leave "
                 "it out, or start a new run without ckpt_path"
             )
-        OmegaConf.update(result, key, new, merge=False, force_add=True)
-    return OmegaConf.to_container(result)  # type: ignore[return-value]
+        *parents, leaf = key.split(".")
+        group = result
+        for parent in parents:
+            if not isinstance(group.get(parent), dict):
+                group[parent] = {}
+            group = group[parent]
+        group[leaf] = new
+    return result
+
+
+def _value_at(config: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key; None where there is none."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def checkpoint_to_resume(config: Mapping[str, Any], folder: RunFolder) -> Path | None:

@@ -55,13 +55,13 @@ def test_every_plain_key_can_be_set_on_the_command_line(command: str) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_its_class_exists(option: str) -> None:
-    from sslmanifold.config.check import locate
+    from sslmanifold.config.targets import locate
 
     config = composed("train", [option])
     group = config[option.partition("=")[0]]
     for node in group.values() if "_target_" not in group else [group]:
         if hasattr(node, "get") and node.get("_target_"):
-            assert locate(node["_target_"], option)
+            assert locate(node["_target_"], option.partition("=")[0])
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -132,7 +132,7 @@ def test_own_data_loss_and_constraint(own_module: None, tmp_path: Path) -> None:
     assert s["constraint/residual"] < 1e-5
     loss = result.metrics["train/loss"]
     assert loss.iloc[-1] < loss.iloc[0]
-    for weight in Run(result.path).model.weights:
+    for weight in result.model.weights:
         assert (weight.norm(dim=-1) - 1).abs().max() < 1e-5
 
 

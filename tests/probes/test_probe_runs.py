@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sslmanifold.commands.probe import probe_runs
-from sslmanifold.commands.run_argument import with_run_argument
+from sslmanifold.config.arguments import named_folder, split_flags
 from sslmanifold.errors import UserError
 from sslmanifold.probes.embeddings import embed_exactly
 from sslmanifold.runs import Run
@@ -21,7 +21,7 @@ Compose = Callable[..., dict[str, Any]]
 
 
 def config_for(compose_config: Compose, run: Path, *overrides: str) -> dict[str, Any]:
-    return compose_config(*with_run_argument([f"run={run}"]), *overrides, config="probe")
+    return compose_config(named_folder(f"run={run}"), *overrides, config="probe")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_replicas_and_nonlinear_networks(train: Callable[..., Run], compose_conf
     assert accuracy(rows, "knn", "raw") > 0.9
     from sslmanifold.probes.labelled import load_samples
 
-    x = load_samples(run.config).test_x
+    x = load_samples(run).test_x
     np.testing.assert_allclose(embed_exactly(run.model, x), run.embed(x), atol=1e-5)
 
 
@@ -179,7 +179,7 @@ def test_settings_are_checked(orthogonal: Run, compose_config: Compose) -> None:
         (["DIR"], ["run='DIR'"]),
         (["run=DIR", "probe=all"], ["run='DIR'", "probe=all"]),
         (["a/b c,d=1", "probe=knn"], ["run='a/b c,d=1'", "probe=knn"]),
-        (["outputs/x=1/y", "--cfg", "job"], ["run='outputs/x=1/y'", "--cfg", "job"]),
+        (["outputs/x=1/y", "--cfg", "job"], ["--cfg", "job", "run='outputs/x=1/y'"]),
         (["--config-dir", "mine", "DIR"], ["--config-dir", "mine", "run='DIR'"]),
         (["run='a b'", "+probe.knn.x=1", "~hydra.job"], ["run='a b'", "+probe.knn.x=1", "~hydra.job"]),
         (["it's"], [r"run='it\'s'"]),
@@ -191,7 +191,8 @@ def test_a_folder_may_be_given_either_way(
 ) -> None:
     (tmp_path / "outputs" / "x=1" / "y").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert with_run_argument(given) == meant
+    flags, others = split_flags(given)
+    assert [*flags, *map(named_folder, others)] == meant
 
 
 @pytest.mark.parametrize("command", ["probe", "export"])
