@@ -1,5 +1,9 @@
-"""The errors that end in one message: no traceback, and nothing in it that steers a terminal."""
+"""What a user is told: errors that end in one message, and lines about a run that goes on.
 
+No traceback, and nothing in them that steers a terminal.
+"""
+
+import sys
 import unicodedata
 
 # characters that turn the direction of a line, so that it reads as another
@@ -34,3 +38,8 @@ class OutputError(UserError):
 
     The command line prints the message alone and exits with status 1: the same line may succeed later.
     """
+
+
+def notice(text: str) -> None:
+    """One line on standard error about a run that goes on: what it chose, leaves out, or only approximates."""
+    print(f"sslmanifold: {printable(text)}", file=sys.stderr, flush=True)

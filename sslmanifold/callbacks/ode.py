@@ -13,7 +13,7 @@ from sslmanifold.callbacks.effective_step import EffectiveStep
 from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.data import TripletBatch
-from sslmanifold.errors import UserError
+from sslmanifold.errors import UserError, notice
 from sslmanifold.geometry import RiemannianSGD
 from sslmanifold.metrics import subspace_distance
 from sslmanifold.theory import cross_moment
@@ -36,26 +36,29 @@ class ODEComparison(Observer):
     * ``ode/subspace_distance``: sine of the largest principal angle between span(m) and span(m_ode);
     * ``ode/loss_gap``: (L − L_ode) / |L_ode|.
 
-    A run whose constraint has no flow logs none of them.
-
-    With minibatches or resampled triplets the flow can follow the population C, from which the realised batches
-    scatter by noise, or the very batches that training sees, each for its own step: then the deviation is O(lr)
-    again. With momentum, time runs by the effective step lr · w_k (:mod:`sslmanifold.callbacks.effective_step`),
-    and the deviation is of the order lr/(1 − μ)².
+    With momentum, time runs by the effective step lr · w_k (:mod:`sslmanifold.callbacks.effective_step`), and the
+    deviation is of the order lr/(1 − μ)². What is in the training and not in the flow stands in the summary's
+    ``ode/meaning`` and in one printed line. A run that no flow describes (a loss without C, a constraint without a
+    flow at this depth, Adam) logs none of the keys, and the same line says why.
 
     Attributes:
-        approximate: compare even where the flow does not describe the training (momentum, Adam, weight decay,
-            batches against the population).
-        follow: "population" for one fixed C, "batches" for each step's own.
+        approximate: "auto" compares wherever time is known, momentum and weight decay included; True compares Adam
+            too, at the time Σ lr; False refuses every run that the flow does not describe exactly.
+        follow: whose C the flow is given: "population" for one fixed C, from which realised batches scatter by
+            noise; "batches" for each step's own, which leaves a deviation of O(lr); "auto" for batches where there
+            are minibatches or resampled triplets. Other than "auto" it asks for the comparison: a run that cannot
+            have it is refused.
 
     Raises:
-        UserError: before the first step, where ``approximate`` would be needed.
+        UserError: before the first step, as ``approximate`` and ``follow`` say.
     """
 
-    approximate: bool = False
-    follow: Literal["population", "batches"] = "population"
+    approximate: bool | Literal["auto"] = "auto"
+    follow: Literal["auto", "population", "batches"] = "auto"
 
     def __post_init__(self) -> None:
+        self.absent = ""  # why there is no flow to compare with
+        self.departures: list[str] = []  # what is in the training and not in the flow
         self.time = 0.0
         self.effective_step = EffectiveStep()
         self.flow: Flow | None = None
@@ -69,15 +72,11 @@ class ODEComparison(Observer):
         self._deviation_max: Tensor | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Recorded) -> None:  # type: ignore[override]
-        if pl_module.moment is None:
-            return
-        self._moment, self._constraint = pl_module.moment.double().cpu(), pl_module.constraint
+        self._constraint = pl_module.constraint
         self._linear, self._full_batch = pl_module.network.linear, pl_module.full_batch
-        flow = self._constraint.flow(self._moment, pl_module.network.shape)
+        flow = self._flow(trainer, pl_module)
         if flow is None:
             return
-        if not self.approximate:
-            self._refuse_what_no_flow_describes(trainer, pl_module)
         self.flow = flow
         start = flow.start(*(weight.detach().double().cpu() for weight in pl_module.network.weights))
         if self._resumed is None:
@@ -98,11 +97,7 @@ class ODEComparison(Observer):
             return
         step = self.effective_step(trainer.optimizers[0], pl_module.last_lr)
         self.time += step
-        moment = (
-            None
-            if self.follow == "population" or pl_module.full_batch
-            else self._batch_moment(pl_module, batch)
-        )
+        moment = self._batch_moment(pl_module, batch) if self._follows_batches else None
         try:
             self.state = self.flow.advance(self.state, step, moment)
         except FlowBlowUp as blow_up:
@@ -117,27 +112,72 @@ class ODEComparison(Observer):
         tensors = [None if t is None else t.double().cpu() for t in batch]
         return cross_moment(tensors[0], tensors[1], tensors[2], reduction=module.loss.reduction)  # type: ignore
 
-    def _refuse_what_no_flow_describes(self, trainer: Any, module: Recorded) -> None:
-        way_out = "or callbacks.ode.approximate=true to compare all the same, or ~callbacks.ode to drop the comparison"
+    @property
+    def _follows_batches(self) -> bool:
+        return self.follow != "population" and not self._full_batch
+
+    def _flow(self, trainer: Any, module: Recorded) -> Flow | None:
+        """The flow to compare with, None where there is none; says what is missing from it, or why there is none."""
+        flow = None
+        self.absent = self._no_moment(module)
+        if not self.absent:
+            assert module.moment is not None
+            self._moment = module.moment.double().cpu()
+            flow = module.constraint.flow(self._moment, module.network.shape)
+            self.absent = self._no_flow(flow, trainer, module)
+        self.departures = [] if self.absent else self._departures(trainer, module)
+        if module.steps_done == 0:  # what goes on has been accepted before
+            self._refuse_what_was_asked_for()
+        if trainer.is_global_zero and self.absent:
+            notice(f"no comparison with the exact dynamics (callbacks.ode): {self.absent}")
+        elif trainer.is_global_zero and self.departures:
+            notice(f"the comparison with the exact dynamics is approximate: {'; '.join(self.departures)}")
+        return None if self.absent else flow
+
+    def _refuse_what_was_asked_for(self) -> None:
+        """Raise where the options ask for a comparison that this run cannot have."""
+        way_out = "leave it out, or ~callbacks.ode to drop the comparison"
+        if self.absent and self.follow != "auto":
+            raise UserError(f"callbacks.ode.follow={self.follow}: {self.absent}: {way_out}")
+        lacking = self.absent or "; ".join(self.departures)
+        if lacking and self.approximate is False:
+            raise UserError(f"callbacks.ode.approximate=false: not in the flow: {lacking}: {way_out}")
+
+    @staticmethod
+    def _no_moment(module: Recorded) -> str:
+        if module.moment is not None:
+            return ""
+        if not getattr(module.loss, "quadratic", False):
+            name = getattr(module.loss, "name", type(module.loss).__name__)
+            return f"loss={name} is not quadratic in the embedding, so it has no C"
+        return f"C of d = {module.network.shape.dim} features is not formed"
+
+    def _no_flow(self, flow: Flow | None, trainer: Any, module: Recorded) -> str:
+        if flow is None:
+            layers = module.network.shape.layers
+            return f"constraint={module.constraint.name} has no exact flow for {layers} layers"
         optimizer = trainer.optimizers[0]
-        if not isinstance(optimizer, RiemannianSGD):
-            name = type(optimizer).__name__
-            raise UserError(
-                f"callbacks.ode: the flow follows plain gradient steps, not {name}: set optimizer=sgd, {way_out}"
+        if self.approximate is not True and not isinstance(optimizer, RiemannianSGD | torch.optim.SGD):
+            return (
+                f"the flow is that of gradient steps, not of {type(optimizer).__name__} (optimizer=sgd; with "
+                "callbacks.ode.approximate=true its steps count as lr)"
             )
-        for key in ("momentum", "weight_decay"):
-            value = optimizer.param_groups[0].get(key, 0)
-            if value:
-                raise UserError(
-                    f"callbacks.ode: the flow follows plain gradient steps, got optimizer.{key}={value:g}: "
-                    f"set optimizer.{key}=0, {way_out}"
-                )
-        if not module.full_batch and self.follow == "population":
-            raise UserError(
-                "callbacks.ode: the flow follows one fixed C, got minibatches or resampled triplets: set "
-                "callbacks.ode.follow=batches to give it the same batches, or data.batch_size=null "
-                f"data.resample=never, {way_out}"
+        return ""
+
+    def _departures(self, trainer: Any, module: Recorded) -> list[str]:
+        optimizer = trainer.optimizers[0]
+        group, found = optimizer.param_groups[0], []
+        if not isinstance(optimizer, RiemannianSGD | torch.optim.SGD):
+            found.append(f"the steps of {type(optimizer).__name__}, which count as lr")
+        if group.get("momentum", 0):
+            found.append("momentum, compared at the effective time Σ lr·w")
+        if group.get("weight_decay", 0):
+            found.append(f"optimizer.weight_decay={group['weight_decay']:g}")
+        if not self._full_batch and not self._follows_batches:
+            found.append(
+                "the noise of minibatches or resampled triplets about callbacks.ode.follow=population"
             )
+        return found
 
     def _norm(self, difference: Tensor) -> Tensor:
         """‖X Δ‖_F for Δ (S, d, z)."""
@@ -217,16 +257,19 @@ class ODEComparison(Observer):
 
     def summary(self) -> dict[str, object]:
         entries: dict[str, object] = {}
+        if self.absent:
+            entries["ode/meaning"] = f"absent: {self.absent}"
         if self.flow is not None:
             entries["ode/flow"] = self.flow.name
+            meaning = []
             if not self._linear:
-                entries["ode/meaning"] = "nonlinear network against the linear flow: Conjecture 1"
-            elif self.effective_step.weight > 0:
-                entries["ode/meaning"] = "approximate: momentum, compared at the effective time Σ lr·w"
-            elif not self._full_batch and self.follow == "batches":
-                entries["ode/meaning"] = "the flow follows the realised batches"
-            elif self.approximate:
-                entries["ode/meaning"] = "approximate: callbacks.ode.approximate=true"
+                meaning.append("nonlinear network against the linear flow: Conjecture 1")
+            if self._follows_batches:
+                meaning.append("the flow follows the realised batches")
+            if self.departures:
+                meaning.append(f"approximate: {'; '.join(self.departures)}")
+            if meaning:
+                entries["ode/meaning"] = "; ".join(meaning)
         if self.blow_up_time is not None:
             entries["ode/blow_up_time"] = self.blow_up_time
         return entries

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.callbacks.tap import submodule, untouched
-from sslmanifold.errors import UserError
+from sslmanifold.errors import UserError, notice
 
 
 def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,8 +52,9 @@ class OnlineProbe(Observer):
 
     Embeddings are taken in evaluation mode, without a graph, and no random number is drawn: training goes on bit
     for bit as it would without this callback, and its loss never sees a label. In sslmanifold's own module the
-    points are the data set's splits, and values appear in the first logged row that is due, and in the last. In
-    any other LightningModule they are given here, and values are logged through Lightning at the end of an epoch.
+    points are the data set's splits, and values appear in the first logged row that is due, and in the last; data
+    without labelled training and test points have none, and a printed line says so. In any other LightningModule
+    the points are given here, and values are logged through Lightning at the end of an epoch.
 
     Attributes:
         train: labelled points, for other modules: arrays (x, y), or a Dataset or DataLoader of (x, y).
@@ -111,10 +112,12 @@ class OnlineProbe(Observer):
             return
         samples = trainer.datamodule.samples
         if samples.train_y is None or samples.test_y is None or not len(samples.test_y):
-            raise UserError(
-                f"callbacks.online_probe needs labelled training and test points, which data={samples.name} lacks: set "
-                "data.labels, or ~callbacks.online_probe to drop it"
-            )
+            if trainer.is_global_zero:
+                notice(
+                    f"no probes (callbacks.online_probe): data={samples.name} lacks labelled training or test points; "
+                    "set data.labels or data.test_fraction to have them"
+                )
+            return
         train, test = (
             torch.linspace(0, n - 1, min(n, self.points)).long() for n in (samples.n, len(samples.test_y))
         )

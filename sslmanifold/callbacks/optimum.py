@@ -10,10 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from sslmanifold.callbacks.effective_step import EffectiveStep
 from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.data import TripletBatch
 from sslmanifold.errors import UserError
+from sslmanifold.geometry import RiemannianSGD
 
 # points in time at which the flow is asked whether it has arrived
 _GRID = 400
@@ -31,8 +33,9 @@ class Optimum(Observer):
     allows are better by more than the tolerance. Entries of the summary:
 
     * ``predicted/limit_rank``: rank of the limit of the map, under orthogonality;
-    * ``predicted/steps_to_tolerance``: from the exact flow of these initial weights and this learning rate,
-      under orthogonality with full batches; absent where the run ends before, or it lies beyond t = 100/‖Λ‖₂;
+    * ``predicted/steps_to_tolerance``: from the exact flow of these initial weights and this learning rate (with
+      momentum at its effective steps), under orthogonality with full batches; absent where the run ends before, it
+      lies beyond t = 100/‖Λ‖₂, or no time is known (Adam, weight decay);
     * ``predicted/largest_stable_step``: above it gradient descent leaves the optimum, under orthogonality;
     * ``seen/steps_to_tolerance``: the first step after which the gap is below the tolerance.
 
@@ -97,14 +100,17 @@ class Optimum(Observer):
         assert module.moment is not None
         moment = module.moment.double().cpu()
         entries: dict[str, object] = dict(constraint.predictions(moment, shape))
-        if not entries or not module.full_batch:
+        optimizer = trainer.optimizers[0]
+        group, step = optimizer.param_groups[0], EffectiveStep()
+        timed = isinstance(optimizer, RiemannianSGD | torch.optim.SGD) and not group.get("weight_decay", 0)
+        if not entries or not module.full_batch or not timed:
             self._start = None
             return entries
-        lr = float(trainer.optimizers[0].param_groups[0]["initial_lr"])
+        lr = float(group["initial_lr"])
         assert module.eigvals is not None
         end, times = _HORIZON / float(module.eigvals.abs().max()), [0.0]
         while len(times) <= min(trainer.max_steps, _LONGEST) and times[-1] <= end:
-            times.append(times[-1] + lr * module.schedule(len(times) - 1))
+            times.append(times[-1] + step(optimizer, lr * module.schedule(len(times) - 1)))
         spaced = torch.linspace(0, 1, _GRID, dtype=torch.float64) ** 2 * (len(times) - 1)
         chosen = spaced.round().long().unique()
         solved = constraint.solve(moment, shape, weights, torch.tensor(times, dtype=torch.float64)[chosen])

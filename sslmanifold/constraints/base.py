@@ -53,6 +53,10 @@ class Constraint(ABC):
 
     name: ClassVar[str]
 
+    def width(self, dim: int, embedding: int) -> int:
+        """h where ``model.hidden`` is auto: max(128, d + z), wide enough for every constraint and the free limit."""
+        return max(128, dim + embedding)
+
     def check(self, shape: NetworkShape) -> None:
         """Raise :class:`~sslmanifold.errors.UserError` where no weights of this shape are feasible."""
         return

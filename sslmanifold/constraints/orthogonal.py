@@ -57,12 +57,16 @@ class Orthogonal(Constraint):
             return float(self.kappa)
         return {"grassmann": 0.0, "euclidean": 1.0, "canonical": 2.0}[self.metric]
 
+    def width(self, dim: int, embedding: int) -> int:
+        """d, the widest that orthonormal rows can be; else as for every constraint."""
+        return dim if self.w1 == "rows" else super().width(dim, embedding)
+
     def check(self, shape: NetworkShape) -> None:
         h, d, z = shape.hidden, shape.dim, shape.embedding
         if h < z:
+            wider = "constraint.w1=columns" if self.w1 == "rows" and d < z else f"model.hidden={max(z, d)}"
             raise UserError(
-                f"orthogonal W2 (h×z) needs h ≥ z, got h={h}, z={z}: "
-                f"set model.hidden={max(z, d)} or model.embedding={h}"
+                f"orthogonal W2 (h×z) needs h ≥ z, got h={h}, z={z}: set {wider} or model.embedding={h}"
             )
         if self.w1 == "columns" and h < d:
             rows = ", or constraint.w1=rows for orthonormal rows" if self.flow_kappa == 0 else ""

@@ -10,9 +10,16 @@ from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.constraints.base import Constraint, NetworkShape
-from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.product import ProductFlow
+
+
+def chain_map(weights: Sequence[Tensor]) -> Tensor:
+    """m = W_1ᵀ W_2ᵀ ⋯ W_L of weights (…, h, d), (…, h, h), …, (…, h, z), (…, d, z) in float64."""
+    m = weights[-1].double()
+    for weight in reversed(weights[:-1]):
+        m = weight.double().mT @ m  # (…, h, d) -> (…, d, h) @ (…, h, z)
+    return m
 
 
 def _excess(m: Tensor, c: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,17 +36,14 @@ class Product(Constraint):
     """‖W2ᵀW1‖₂ ≤ c: after a gradient step, singular values of the map above c are cut back to it, half of the
     excess (as a factor) from each layer, or all of it from the one that learns where the other is frozen. The
     derivation is in :mod:`sslmanifold.theory.flows.product`.
+
+    With more than two layers the map is W_Lᵀ⋯W_1, and the first and the last layer give up the excess; there is no
+    exact flow.
     """
 
     name = "product"
 
     c: Annotated[float, Field(gt=0)] = 1.0
-
-    def check(self, shape: NetworkShape) -> None:
-        if len(shape.matrices) != 2:
-            raise UserError(
-                f"constraint=product bounds the map of two layers, got {len(shape.matrices)}: set model=two_layer"
-            )
 
     def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
         """Free weights: nothing of this is a constraint on one of them."""
@@ -53,8 +57,8 @@ class Product(Constraint):
         return [weight.to(dtype) for weight in weights]
 
     def project_jointly(self, weights: Sequence[Tensor]) -> None:
-        w1, w2 = weights
-        u, v, kept = _excess(w1.double().mT @ w2.double(), self.c)
+        w1, w2 = weights[0], weights[-1]
+        u, v, kept = _excess(chain_map(weights), self.c)
         if not bool((kept < 1).any()):
             return
         alone = (
@@ -67,7 +71,7 @@ class Product(Constraint):
             w2.sub_(((w2.double() @ v * shrink) @ v.mT).to(w2.dtype))
 
     def residual(self, weights: Sequence[Tensor]) -> Tensor:
-        m = weights[0].detach().double().mT @ weights[1].detach().double()
+        m = chain_map([weight.detach() for weight in weights])
         norm = torch.linalg.eigvalsh(m.mT @ m)[..., -1].clamp_min(0).sqrt()
         return (norm / self.c - 1).clamp_min(0)
 
@@ -77,7 +81,7 @@ class Product(Constraint):
         return max(1.0, self.c)
 
     def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
-        return ProductFlow(moment, self.c)
+        return ProductFlow(moment, self.c) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
         """c² Σ of the min(z, h) most negative eigenvalues (Proposition 3)."""

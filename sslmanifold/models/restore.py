@@ -90,7 +90,7 @@ def restore_network(
         raise UserError(
             f"{path} does not hold the weights that its config.yaml describes: {', '.join(names)}"
         )
-    shape = spec.shape(state[names[0]].shape[-1])
+    shape = spec.shape(state[names[0]].shape[-1], constraint)
     expected, found = shape.matrices, [tuple(state[name].shape[-2:]) for name in names]
     if expected != found:
         raise UserError(f"{path}: its weights are {found}, its config.yaml describes {expected}")
@@ -105,5 +105,6 @@ def _restore_map(config: dict[str, Any], state: dict[str, torch.Tensor], opened:
     """The map that ``sslmanifold dynamics`` solved for."""
     affine = Affine(state.get("preprocessing.mean"), state.get("preprocessing.components"))
     m = state["m"]
-    hidden = build_group(config.get("model"), "model", opened).shape(m.shape[-2]).hidden
+    constraint = build_group(config.get("constraint"), "constraint", opened)
+    hidden = build_group(config.get("model"), "model", opened).shape(m.shape[-2], constraint).hidden
     return LinearMap(m, hidden, affine).eval()

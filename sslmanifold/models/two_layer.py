@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from sslmanifold.constraints import Constraint, NetworkShape
+from sslmanifold.constraints import Constraint, NetworkShape, Unconstrained
 from sslmanifold.models.activation import Activation
 from sslmanifold.models.network import ConstrainedNetwork
 from sslmanifold.models.preprocessing import Affine
@@ -18,7 +18,8 @@ class TwoLayer:
     """Two layers of width h, embedding into z dimensions.
 
     Attributes:
-        hidden: h, or "auto" for max(128, d + z): wide enough for every constraint and for the free limit.
+        hidden: h, or "auto" for the constraint's choice: max(128, d + z), wide enough for every constraint and for
+            the free limit; d for orthonormal rows.
         embedding: z.
         activation: φ.
     """
@@ -29,9 +30,11 @@ class TwoLayer:
 
     layers: ClassVar[int] = 2
 
-    def shape(self, dim: int) -> NetworkShape:
-        """The sizes for d = ``dim`` input features."""
-        hidden = max(128, dim + self.embedding) if self.hidden == "auto" else self.hidden
+    def shape(self, dim: int, constraint: Constraint | None = None) -> NetworkShape:
+        """The sizes for d = ``dim`` input features under a constraint, None for free weights."""
+        hidden = self.hidden
+        if hidden == "auto":
+            hidden = (constraint or Unconstrained()).width(dim, self.embedding)
         return NetworkShape(dim=dim, hidden=hidden, embedding=self.embedding, layers=self.layers)
 
     def build(
@@ -47,7 +50,7 @@ class TwoLayer:
         Raises:
             UserError: where the constraint is infeasible at these sizes, before anything is allocated.
         """
-        shape = self.shape(dim)
+        shape = self.shape(dim, constraint)
         constraint.check(shape)
         weights = constraint.initial(shape, generators, dtype)
         return ConstrainedNetwork(shape, constraint, weights, self.activation, preprocessing)

@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
+from sslmanifold.callbacks.effective_step import EffectiveStep
 from sslmanifold.config.check import validated
-from sslmanifold.errors import OutputError, UserError
+from sslmanifold.errors import OutputError, UserError, notice
 from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
 from sslmanifold.models.linear_map import LinearMap
 from sslmanifold.runs import Run, RunFolder
@@ -22,6 +23,7 @@ from sslmanifold.theory.trajectory import Solution
 from sslmanifold.training.checkpointing import save_file
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures
+from sslmanifold.training.learning_rate import moment_rate
 from sslmanifold.training.options import dynamics_options
 from sslmanifold.training.recorder import Recorder
 
@@ -65,6 +67,7 @@ def _solved(config: dict[str, Any], folder: RunFolder, started: float) -> Run:
     training["trainer"] = dict(config["trainer"]) | {"precision": "64-true"}
     options = dynamics_options(**validated(dynamics_options, own, ""))
     experiment = Experiment(training)
+    _require_flow(experiment)
     solution = _solve(experiment, _times(experiment, options))
     loggers = experiment.logger.open(folder.path, experiment.config, experiment.names)
     figures: list[Path] = []
@@ -87,11 +90,29 @@ def _times(experiment: Experiment, options: dict[str, Any]) -> Tensor:
     """Ascending times (T,), quadratically spaced: most of what happens, happens early."""
     end = options["time"]
     if end == "auto":
-        end = experiment.learning_rate * math.fsum(map(experiment.schedule, range(experiment.steps)))
+        end = _time_of_training(experiment)
     return end * torch.linspace(0, 1, options["points"], dtype=torch.float64) ** 2
 
 
-def _solve(experiment: Experiment, times: Tensor) -> Solution:
+def _time_of_training(experiment: Experiment) -> float:
+    """Σ lr over the steps of the training, with momentum Σ lr·w; Adam has no time, gradient steps stand in for it."""
+    factors, lr = [experiment.schedule(step) for step in range(experiment.steps)], experiment.learning_rate
+    if experiment.adaptive:
+        assert experiment.moment is not None
+        lr = moment_rate(experiment.moment, experiment.constraint).value
+        notice(
+            f"time=auto: the steps of {experiment.optimizer_class.__name__} have no time, lr={lr:.3g} stands in"
+        )
+    elif experiment.optimizer_options.get("momentum"):
+        optimizer, step = (
+            experiment.module.build_optimizer(experiment.module.network.weights),
+            EffectiveStep(),
+        )
+        return math.fsum(step(optimizer, lr * factor) for factor in factors)
+    return lr * math.fsum(factors)
+
+
+def _require_flow(experiment: Experiment) -> None:
     if not experiment.linear:
         activation = experiment.config["model"]["activation"]
         raise UserError(
@@ -102,6 +123,10 @@ def _solve(experiment: Experiment, times: Tensor) -> Solution:
         raise UserError(
             "this loss or data size has no C, so there is nothing to solve: use loss=contrastive, or train"
         )
+
+
+def _solve(experiment: Experiment, times: Tensor) -> Solution:
+    assert experiment.moment is not None
     network = experiment.module.network
     weights = [weight.detach().double() for weight in network.weights]
     return experiment.constraint.solve(experiment.moment, network.shape, weights, times)
@@ -163,6 +188,7 @@ def _write(
     summary |= {
         "steps": len(solution.times) - 1,
         "optimizer/lr": experiment.learning_rate,
+        **({"optimizer/lr_rule": experiment.learning_rate_rule} if experiment.learning_rate_rule else {}),
         "ode/method": solution.method,
     }
     summary |= {"dim": shape.dim, "hidden": shape.hidden, "embedding": shape.embedding, "n": samples.n}

@@ -1,5 +1,6 @@
 """Everything one training run is made of, built and checked before anything is trained."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,13 @@ import torch
 
 from sslmanifold.config.check import build_group, validated
 from sslmanifold.config.targets import Opened
-from sslmanifold.constraints import Constraint
+from sslmanifold.constraints import Constraint, Unconstrained
 from sslmanifold.data import PairDataModule
 from sslmanifold.errors import UserError
 from sslmanifold.loggers.base import RunLogger
 from sslmanifold.models import Affine
-from sslmanifold.theory import default_step
 from sslmanifold.training.checkpointing import Checkpointing
+from sslmanifold.training.learning_rate import AutomaticRate, adaptive_rate, curvature_rate, moment_rate
 from sslmanifold.training.module import SSLModule
 from sslmanifold.training.options import optimizer_options, run_options, trainer_options, weight_dtype
 
@@ -70,6 +71,7 @@ class Experiment:
         checkpoint = config.get("checkpoint")
         self.checkpointing = build_group(checkpoint, "checkpoint", opened) if checkpoint else Checkpointing()
         self.optimizer_class, self.optimizer_options, lr = optimizer_options(config["optimizer"], opened)
+        self.adaptive = "betas" in inspect.signature(self.optimizer_class).parameters  # Adam and its kin
 
         self.datamodule = PairDataModule(
             data,
@@ -81,13 +83,15 @@ class Experiment:
         )
         self.datamodule.setup()
         self.full_batch = data.batch_size is None and data.resample == "never"
-        self.constraint.check(spec.shape(self.datamodule.dim))
+        self.constraint.check(spec.shape(self.datamodule.dim, self.constraint))
         self.moment = self._moment(data.batch_size)
         self.linear = spec.activation == "linear"
         self.through_moment = self._through_moment()
         self.datamodule.without_samples = self.through_moment
-        self.learning_rate = self._automatic_learning_rate() if lr is None else lr
         self.module = self._module(spec)
+        rate = AutomaticRate(lr, "") if lr is not None else self._automatic_learning_rate()
+        self.learning_rate, self.learning_rate_rule = rate
+        self.notices = self._notices(spec)
         self.names = self._names()
 
     # -- building ---------------------------------------------------------------------------------------
@@ -110,17 +114,25 @@ class Experiment:
             )
         return able and self.loss.evaluate != "samples"
 
-    def _automatic_learning_rate(self) -> float:
-        """1/(20 ‖Λ‖₂ max(1, c1², c2²)), Λ the spectrum of C as one step differentiates it."""
-        if self.moment is None:
-            raise UserError(
-                "optimizer.lr=auto is set by the spectrum of C, which this loss or data size does not have: "
-                "set optimizer.lr=0.01 or another number"
+    def _automatic_learning_rate(self) -> AutomaticRate:
+        """By the optimizer and by what is known of the loss: see :mod:`sslmanifold.training.learning_rate`."""
+        if self.adaptive:
+            return adaptive_rate(self.module)
+        if self.moment is not None:
+            return moment_rate(self.moment, self.constraint)
+        return curvature_rate(self.module, self.datamodule)
+
+    def _notices(self, spec: Any) -> list[str]:
+        """What was chosen for this run in another way than for most, one line each."""
+        shape, found = self.module.network.shape, []
+        usual = Unconstrained().width(shape.dim, shape.embedding)
+        if getattr(spec, "hidden", None) == "auto" and shape.hidden != usual:
+            found.append(
+                f"model.hidden=auto: {shape.hidden}, what constraint={self.constraint.name} has room for"
             )
-        eigvals = torch.linalg.eigvalsh(self.moment)
-        if float(eigvals.abs().max()) == 0:
-            raise UserError("C is zero: the data carry no signal for this loss, so there is nothing to train")
-        return float(default_step(eigvals)) / self.constraint.step_scale
+        if self.learning_rate_rule and (self.moment is None or self.adaptive):
+            found.append(f"optimizer.lr=auto: {self.learning_rate:.3g}; {self.learning_rate_rule}")
+        return found
 
     def _module(self, spec: Any) -> SSLModule:
         seed = self.options["seed"]

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from sslmanifold.callbacks.observer import Observer
 from sslmanifold.config.targets import Opened, named_packages, require_targets
-from sslmanifold.errors import OutputError, UserError
+from sslmanifold.errors import OutputError, UserError, notice
 from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run, RunFolder
 from sslmanifold.runs.claim import claimed
@@ -159,6 +159,9 @@ class _Training:
         )
         self.loggers = experiment.logger.open(self.folder.path, experiment.config, experiment.names, resumed)
         trainer = self._trainer(self.loggers)
+        if trainer.is_global_zero:
+            for line in experiment.notices:
+                notice(line)
         with quiet_lightning(), isolate_rng():
             # what a user's callback draws depends on the seed, and on nothing that was drawn before
             seed_everything(experiment.options["seed"], verbose=False)
@@ -275,6 +278,8 @@ class _Training:
         summary: dict[str, Any] = {"status": status, "reason": reason, **self.experiment.names}
         summary |= {key: self.experiment.options[key] for key in ("seed", "replicas")}
         summary |= {"steps": module.steps_done, "optimizer/lr": self.experiment.learning_rate}
+        if self.experiment.learning_rate_rule:
+            summary["optimizer/lr_rule"] = self.experiment.learning_rate_rule
         shape = module.network.shape
         summary |= {
             "dim": shape.dim,

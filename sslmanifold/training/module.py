@@ -117,10 +117,10 @@ class SSLModule(Recorded):
         weights = list(self.network.weights)
         size = chunk_size(self.network, batch)
         if size >= self.network.replicas or not torch.is_grad_enabled():
-            return self._sample_objective(weights, batch)
-        return ChunkedObjective.apply(lambda part: self._sample_objective(part, batch), size, *weights)
+            return self.sample_objective(weights, batch)
+        return ChunkedObjective.apply(lambda part: self.sample_objective(part, batch), size, *weights)
 
-    def _sample_objective(self, weights: Sequence[Tensor], batch: TripletBatch) -> Tensor:
+    def sample_objective(self, weights: Sequence[Tensor], batch: TripletBatch) -> Tensor:
         """The objective through the data, of these weights (s, ·, ·) in place of the network's own: (s,)."""
         own = {f"weights.{index}": weight for index, weight in enumerate(weights)}
 

@@ -10,7 +10,6 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from sslmanifold.callbacks.online_probe import least_squares_labels, neighbour_labels
-from sslmanifold.errors import UserError
 from sslmanifold.probes.labelled import labelled
 from sslmanifold.runs import Run
 
@@ -66,10 +65,14 @@ def test_values_are_those_of_scikit_learn(probed: Run) -> None:
     assert probed.summary["probe/linear/accuracy"] == pytest.approx(np.mean(linear), abs=0.003)
 
 
-def test_labels_are_needed(train: Callable[..., Run], tmp_path: Path) -> None:
+def test_without_labels_a_line_says_that_there_are_no_probes(
+    train: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(30, 3)))
-    with pytest.raises(UserError, match=r"~callbacks\.online_probe"):
-        train("data=array", f"data.path='{tmp_path / 'x.npy'}'", callbacks="[spectrum,online_probe]")
+    options = ("data=array", f"data.path='{tmp_path / 'x.npy'}'", "trainer.max_steps=5")
+    run = train(*options, callbacks="[spectrum,online_probe]")
+    assert not [key for key in run.summary if key.startswith("probe/")]
+    assert capsys.readouterr().err.count("no probes (callbacks.online_probe): data=array") == 1
 
 
 def test_a_diverged_scale_is_no_obstacle() -> None:

@@ -146,9 +146,15 @@ BAD = [
     (["+trainer.strategy=fsdp"], ["trainer.strategy=fsdp", "ddp"]),
     (["trainer.precision=bf16-true"], ["trainer.precision=bf16-true", "bf16-mixed"]),
     (["trainer.precision=banana"], ["banana"]),
-    (["optimizer=adam"], ["optimizer=sgd", "callbacks.ode.approximate=true", "~callbacks.ode"]),
+    (
+        ["optimizer=adam", "callbacks.ode.approximate=false"],
+        ["optimizer=sgd", "RiemannianAdam", "~callbacks.ode"],
+    ),
+    (
+        ["loss=infonce", "callbacks.ode.follow=batches"],
+        ["callbacks.ode.follow=batches", "no C", "~callbacks.ode"],
+    ),
     (["constraint=none,frobenius"], ["constraint=none,frobenius", "--multirun"]),
-    (["loss=infonce"], ["optimizer.lr"]),
 ]
 
 

@@ -200,3 +200,25 @@ def test_every_constraint_has_its_yaml() -> None:
         name for name, cls in available_constraints().items() if cls.__module__.startswith("sslmanifold.")
     }
     assert here == set(NAMES)
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_product_bounds_the_map_of_any_depth(layers: int) -> None:
+    """The cut map is U min(Σ, c) Vᵀ by an SVD of its own, and hidden layers are left alone."""
+    shape, generator = NetworkShape(5, 9, 3, layers), torch.Generator().manual_seed(0)
+    weights = [torch.randn(2, *matrix, generator=generator, dtype=torch.float64) for matrix in shape.matrices]
+    before = [weight.clone() for weight in weights]
+
+    def chain(parts: list[torch.Tensor]) -> torch.Tensor:
+        m = parts[0].mT
+        for weight in parts[1:-1]:
+            m = m @ weight.mT
+        return m @ parts[-1]
+
+    u, sigma, vh = torch.linalg.svd(chain(weights), full_matrices=False)
+    constraint = make_constraint("product", c=1.5)
+    constraint.project_jointly(weights)
+    torch.testing.assert_close(chain(weights), u * sigma.clamp(max=1.5).unsqueeze(-2) @ vh)
+    assert all(torch.equal(a, b) for a, b in zip(weights[1:-1], before[1:-1], strict=True))
+    assert float(constraint.residual(weights).amax()) < 1e-12
+    assert float(constraint.residual(before).amin()) > 1

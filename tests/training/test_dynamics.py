@@ -75,4 +75,13 @@ def test_what_cannot_be_solved_is_said(solve: Callable[..., Run]) -> None:
     with pytest.raises(UserError, match="no exact flow for 3 layers"):
         solve("data=half_moons", "model=deep_linear", "constraint=frobenius")
     with pytest.raises(UserError, match="loss=contrastive"):
-        solve("data=half_moons", "loss=infonce", "optimizer.lr=0.1")
+        solve("data=half_moons", "loss=infonce")
+
+
+def test_its_time_is_that_of_training(solve: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    """Momentum counts its effective steps; Adam has no time, and a line says what stands in for it."""
+    options = ("data=half_moons", "trainer.max_steps=100", "points=3")
+    plain = solve(*options).summary["ode/time"]
+    assert plain < 6 * plain < solve(*options, "optimizer.momentum=0.9").summary["ode/time"] < 10 * plain
+    assert solve(*options, "optimizer=adam").summary["ode/time"] == pytest.approx(plain)
+    assert "time=auto: the steps of RiemannianAdam have no time" in capsys.readouterr().err

@@ -152,25 +152,62 @@ def test_a_nonlinear_network_is_compared_and_says_what_that_means(train: Callabl
     assert "train/optimality_gap" not in run.summary
 
 
-REFUSED = [
-    ("optimizer.momentum=0.9", "set optimizer.momentum=0"),
-    ("optimizer=adam", "set optimizer=sgd"),
-    ("data.batch_size=50", "data.batch_size=null"),
-    ("data.resample=step", "data.resample=never"),
+APPROXIMATE = [
+    ("optimizer.momentum=0.9", "effective time"),
+    ("optimizer.weight_decay=0.01", "optimizer.weight_decay=0.01"),
+    ("callbacks.ode.follow=population", "noise of minibatches"),
 ]
 
 
-@pytest.mark.parametrize(("override", "line"), REFUSED)
-def test_the_ode_refuses_what_it_cannot_represent(
-    train: Callable[..., Run], override: str, line: str
+@pytest.mark.parametrize(("override", "words"), APPROXIMATE)
+def test_what_the_flow_lacks_is_said_or_refused(
+    train: Callable[..., Run], override: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("data=half_moons", "trainer.max_steps=20", override)
-    with pytest.raises(UserError, match=line) as refusal:
-        train(*options)
-    assert "callbacks.ode.approximate=true" in str(refusal.value)
-    run = train(*options, "callbacks.ode.approximate=true")
+    options = ("data=half_moons", "constraint=operator_norm", "trainer.max_steps=20", override)
+    if "follow" in override:
+        options = (*options, "data.batch_size=50")
+    run = train(*options)
     assert run.summary["ode/deviation_max"] >= 0
-    assert "ode/deviation" not in train(*options, callbacks="[spectrum]").summary
+    assert run.summary["ode/meaning"].startswith("approximate")
+    assert words in run.summary["ode/meaning"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "approximate" in line]
+    assert len(lines) == 1
+    assert words in lines[0]
+    with pytest.raises(UserError, match=words):
+        train(*options, "callbacks.ode.approximate=false")
+
+
+ABSENT = [
+    (("optimizer=adam",), "RiemannianAdam"),
+    (("loss=infonce",), "loss=infonce is not quadratic"),
+    (("loss=spectral", "data.batch_size=50"), "loss=spectral is not quadratic"),
+    (("constraint=frobenius", "model=deep_linear"), "no exact flow for 3 layers"),
+    (("constraint=product", "model=deep_linear"), "no exact flow for 3 layers"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), ABSENT)
+def test_where_there_is_no_flow_one_line_says_so(
+    train: Callable[..., Run], overrides: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("data=half_moons", "trainer.max_steps=20", *overrides)
+    summary = train(*options).summary
+    assert not {"ode/deviation", "ode/time", "ode/flow"} & set(summary)
+    assert summary["ode/meaning"].startswith("absent")
+    assert words in summary["ode/meaning"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "exact dynamics" in line]
+    assert len(lines) == 1
+    assert words in lines[0]
+    # asked for by name, it is an error
+    with pytest.raises(UserError, match=f"callbacks.ode.follow=batches: .*{words}"):
+        train(*options, "callbacks.ode.follow=batches")
+
+
+def test_adam_is_compared_where_that_is_asked_for(train: Callable[..., Run]) -> None:
+    options = ("data=half_moons", "trainer.max_steps=20", "optimizer=adam")
+    summary = train(*options, "callbacks.ode.approximate=true").summary
+    assert summary["ode/time"] == pytest.approx(20 * 1e-3)
+    assert "the steps of RiemannianAdam" in summary["ode/meaning"]
 
 
 def test_minibatches_see_every_triplet(train: Callable[..., Run]) -> None:
