@@ -61,7 +61,7 @@ class LinearHead:
                 f"'mean') or NonContrastive(…) of sslmanifold.losses, not {loss!r}"
             )
         self.name, self.loss = name, loss
-        self.parameters = [each.weight for each in parts]
+        self.parameters: list[nn.Parameter] = [each.weight for each in parts]  # type: ignore[misc]
         self.constraint, self._one_layer_orthogonal = _constraint(self.parameters, name)
         self.heard: list[Tensor] = []
         self.listening = False
