@@ -62,9 +62,7 @@ def read_labels(path: Path, n: int, option: str) -> tuple[np.ndarray, Any]:
     stored = _Stored(path, option)
     if stored.names is not None and len(stored.names) != 1:
         raise UserError(f"{option}={path} holds {', '.join(stored.names)}: store the labels alone")
-    return stored[
-        stored.names[0] if stored.names else ""
-    ], lambda row: f"row {row} (counted from 0) of {path}"
+    return stored[stored.names[0] if stored.names else ""], lambda row: f"row [{row}] of {path}"
 
 
 def flat_labels(y: np.ndarray, n: int, option: str, source: str) -> np.ndarray:
@@ -188,7 +186,7 @@ def _numpy_place(name: str, shape: tuple[int, ...], skipped: int = 0) -> Any:
 
     def where(row: int, cell: int | None = None) -> str:
         if cell is None:
-            return f"row {row} (counted from 0)"
+            return f"row [{row}]"
         return f"{name}[{', '.join(map(str, (row, *np.unravel_index(cell + skipped, shape))))}]"
 
     return where

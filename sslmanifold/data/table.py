@@ -11,6 +11,7 @@ from sslmanifold.errors import UserError
 
 Index = Literal["auto"] | bool
 
+_SHOWN = 8  # rows listed
 _INDEX_NAMES = {"id", "idx", "index", "row", "row_id", "#", "no", "no."}
 
 
@@ -38,10 +39,14 @@ def require_finite(table: Table, source: str) -> None:
     if len(rows):
         value = flat[rows[0], cells[0]]
         kind = "a missing value or NaN" if np.isnan(value) else "Inf"
-        count = f" ({len(rows)} such values in {len(np.unique(rows))} rows)" if len(rows) > 1 else ""
+        several = ""
+        if len(rows) > 1:
+            faulty = np.unique(rows).tolist()
+            more = ", …" if len(faulty) > _SHOWN else ""
+            several = f" ({len(rows)} such values: {', '.join(map(table.where, faulty[:_SHOWN]))}{more})"
         raise UserError(
-            f"{source}: {kind} in {table.where(int(rows[0]), int(cells[0]))}{count}: remove those rows, or fill in the "
-            "values first"
+            f"{source}: {kind} in {table.where(int(rows[0]), int(cells[0]))}{several}: remove those rows, or fill in "
+            "the values first"
         )
 
 

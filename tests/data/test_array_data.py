@@ -186,7 +186,7 @@ def write(tmp_path, name, text):
         ),
         (
             lambda t: Array(path=save(t, "x.npy", X), labels=save(t, "y.npy", np.where(Y == 7, np.nan, 1))),
-            r"10 of 20 labels are missing, the first 'nan' in row 0 .*y\.npy: set data\.missing_labels=drop",
+            r"10 of 20 labels are missing, the first 'nan' in row \[0\] .*y\.npy: set data\.missing_labels=drop",
         ),
         (lambda t: Array(path=write(t, "x.csv", "1,2\n3\n")), r"line 2 has 1 cells, the others have 2"),
         (lambda t: Array(path=write(t, "x.csv", "a,b\n1,2\n3,x\n")), r"'x' in line 3, column b"),

@@ -50,7 +50,7 @@ def test_missing_labels_of_numbers(tmp_path):
     y[4] = np.nan
     np.savez(tmp_path / "d.npz", x=X, y=y)
     path = str(tmp_path / "d.npz")
-    with pytest.raises(UserError, match=r"1 of 20 labels are missing, the first 'nan' in row 4"):
+    with pytest.raises(UserError, match=r"1 of 20 labels are missing, the first 'nan' in row \[4\]"):
         Array(path=path, labels="y").load()
     assert Array(path=path, labels="y", missing_labels="drop").load().classes == [1.0, 2.0]
     assert load(tmp_path, y, missing_labels="drop").classes == [1, 2]

@@ -185,7 +185,7 @@ def test_a_sample_above_the_others_is_no_header(tmp_path):
     [
         ("a,b\n1,2\n\n3,4\n5,NA\n", r"missing value or NaN in line 5, column b:"),
         ('"a\nx",b\n1,2\n3,\n', r"in line 4, column b"),
-        ("# made by me\na,b\n1,2\n,4\n,\n", r"in line 4, column a \(3 such values in 2 rows\)"),
+        ("# made by me\na,b\n1,2\n,4\n,\n", r"in line 4, column a \(3 such values: line 4, line 5\)"),
         ("1;2,5\n#N/A;3,5\n", r"in line 2, cell 1"),
         ("1 2\nnan 3\n", r"in line 2, cell 1"),
         ("a,b\n1,2\n3,-inf\n", r"Inf in line 3, column b"),
