@@ -5,6 +5,7 @@ import site
 import sys
 from importlib import import_module
 
+from sslmanifold.config.location import at_home
 from sslmanifold.version import __version__
 
 COMMANDS = {
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"sslmanifold: unknown command {command!r}: the commands are {names}", file=sys.stderr)
         sys.exit(2)
     try:
-        sys.exit(import_module(f"sslmanifold.commands.{command}").main(rest))
+        sys.exit(import_module(f"sslmanifold.commands.{command}").main(at_home(rest)))
     except KeyboardInterrupt:  # while it was still being imported
         print(f"sslmanifold {command}: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -85,10 +85,11 @@ def write_onnx(network: ConstrainedNetwork | LinearMap, path: Path, opset: int) 
 
 
 def write_npz(network: ConstrainedNetwork | LinearMap, path: Path) -> tuple[Path, float]:
-    """Matrices: ``w1`` (h, d), …, ``wL`` (h, z); ``mean`` and ``components`` where there is preprocessing; the
-    name ``activation``; and ``map`` (d, z), float64, of a linear network. A leading S with S > 1 replicas.
+    """Matrices: ``w1`` (h, d), …, ``wL`` (h, z); ``mean``, ``scale`` and ``components`` where there is
+    preprocessing; the name ``activation``; and ``map`` (d, z), float64, of a linear network. A leading S with S > 1
+    replicas.
 
-    With ``x = (raw − mean) @ components`` the embedding is ``activation(x @ w1.T) @ w2``, or ``x @ map``.
+    With ``x = ((raw − mean) / scale) @ components`` the embedding is ``activation(x @ w1.T) @ w2``, or ``x @ map``.
     """
     portable = PortableEmbedding(network)
     arrays = {name: value.numpy() for name, value in portable.state_dict().items()}
@@ -116,6 +117,8 @@ def embed_with(stored: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     points = np.asarray(x, dtype=np.float64)
     if "mean" in stored:
         points = points - stored["mean"]
+    if "scale" in stored:
+        points = points / stored["scale"]
     if "components" in stored:
         points = points @ stored["components"]
     if "map" in stored:

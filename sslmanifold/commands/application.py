@@ -1,6 +1,7 @@
 """Runs a command under Hydra and turns a user's mistake into one message."""
 
 import functools
+import logging
 import os
 import secrets
 import signal
@@ -142,12 +143,27 @@ def _end_of_sweep(command: str) -> int | None:
 def _job(command: str, task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     """One job. In a sweep a mistake is raised, so that the other jobs go on; alone it ends the program here,
     before Hydra adds lines of its own."""
+    log = logging.getLogger("sslmanifold")
+    said = _Printed()
+    log.addHandler(said)
+    level = log.level
+    log.setLevel(logging.INFO)
     try:
         return task(config)
     except (UserError, MissingMandatoryValue) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         raise SystemExit(complain(command, reason(error), _status_of(error))) from error
+    finally:
+        log.removeHandler(said)
+        log.setLevel(level)
+
+
+class _Printed(logging.Handler):
+    """What the package has to say while a command runs, such as what was read, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
 
 
 def _status_of(error: Exception) -> int:

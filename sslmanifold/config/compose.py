@@ -10,7 +10,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from sslmanifold.config.arguments import quoted
 from sslmanifold.config.check import unknown_key
-from sslmanifold.config.location import command_dir
+from sslmanifold.config.location import at_home, command_dir
 from sslmanifold.errors import UserError
 
 
@@ -33,7 +33,7 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | Path | No
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    lines = list(overrides)
+    lines = at_home(overrides)
     if config_dir is not None:
         lines.append(f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]")
     before = GlobalHydra.instance().hydra

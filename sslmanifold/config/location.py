@@ -1,5 +1,8 @@
-"""Where the yaml files lie: beside the package in a checkout, inside it in a wheel."""
+"""Where things lie: the yaml files, beside the package in a checkout and inside it in a wheel; the home folder."""
 
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -22,3 +25,15 @@ def command_dir(command: str) -> Path:
     """
     own = config_dir() / command
     return own if (own / f"{command}.yaml").exists() else config_dir()
+
+
+def at_home(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the ``~`` of ``key=~/file`` spelled out: shells leave it there, and Hydra's grammar has none."""
+
+    def home(match: re.Match[str]) -> str:
+        return os.path.expanduser(match[0])
+
+    return [
+        argument if re.search(r"['\"]", argument) else re.sub(r"(?<=[=,\[])~[\w.-]*(?=/)", home, argument)
+        for argument in arguments
+    ]

@@ -4,11 +4,9 @@ from typing import Any
 
 from sslmanifold.data.array import Array
 from sslmanifold.data.digits import Digits
-from sslmanifold.data.fashion_mnist import FashionMNIST
 from sslmanifold.data.gaussian import Gaussian
 from sslmanifold.data.half_moons import HalfMoons
-from sslmanifold.data.kmnist import KMNIST
-from sslmanifold.data.mnist import MNIST
+from sslmanifold.data.idx_images import KMNIST, MNIST, FashionMNIST
 from sslmanifold.data.pair_data import PairData
 from sslmanifold.data.samples import Samples
 from sslmanifold.data.triplets import TripletBatch, Triplets

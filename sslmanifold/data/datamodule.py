@@ -1,17 +1,25 @@
 """The Lightning data module: draws the triplets, owns the pair moment C, feeds the run."""
 
+import logging
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from sslmanifold.data.pair_data import PairData
+from sslmanifold.data.preparation import remarks, require_range
 from sslmanifold.data.samples import Samples
 from sslmanifold.data.triplet_stream import TripletStream
 from sslmanifold.data.triplets import TripletBatch, Triplets
 from sslmanifold.errors import UserError
 from sslmanifold.theory.moments import MomentAccumulator, Reduction
+
+
+@rank_zero_only
+def _say(line: str, level: int) -> None:
+    logging.getLogger("sslmanifold.data").log(level, line)
 
 
 class PairDataModule(lightning.LightningDataModule):
@@ -54,10 +62,27 @@ class PairDataModule(lightning.LightningDataModule):
         self._on_device: tuple[TripletBatch, TripletBatch] | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the samples once; called by Lightning, or by hand before anything else here."""
+        """Loads the samples once; called by Lightning, or by hand before anything else here.
+
+        What was read from the user's files is logged in one line (``sslmanifold.data``), as a warning where
+        something of them was left out.
+
+        Raises:
+            UserError: as :meth:`PairData.load`, and for values whose products leave the range of ``dtype``.
+        """
         if self._samples is not None:
             return
-        self._samples = self.data.load(self.seed)
+        samples = self.data.load(self.seed)
+        dtype = self.dtype or torch.get_default_dtype()
+        if samples.read:
+            _say(
+                f"data={samples.name}: {samples.described}",
+                logging.WARNING if samples.left_out else logging.INFO,
+            )
+        require_range(samples, dtype)
+        for remark in remarks(samples, self.data.positive_variance, dtype):
+            _say(f"data={samples.name}: {remark}", logging.WARNING)
+        self._samples = samples
         self._triplets = Triplets(
             self._samples.train_x,
             seed=self.seed,

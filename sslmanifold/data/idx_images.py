@@ -1,4 +1,4 @@
-"""Image sets in MNIST's four-file format: finding, downloading and selecting."""
+"""MNIST and its relatives, image sets in four IDX files: finding, downloading and selecting."""
 
 import os
 from dataclasses import dataclass
@@ -86,3 +86,39 @@ def _unit_range(images: np.ndarray) -> np.ndarray:
     scaled = images.astype(np.float64)
     scaled /= 255.0  # in place: the whole of MNIST is 376 MB
     return scaled
+
+
+@dataclass(kw_only=True)
+class MNIST(IdxImages):
+    """MNIST: images of handwritten digits, 28×28 (d = 784), ten classes (Deng, 2012).
+
+    Arguments, files and errors: see :class:`IdxImages`; the files lie in
+    ``<root>/MNIST/raw/``, the layout that torchvision uses.
+    """
+
+    name: ClassVar[str] = "mnist"
+    folder: ClassVar[str] = "MNIST"
+
+
+@dataclass(kw_only=True)
+class FashionMNIST(IdxImages):
+    """Fashion-MNIST: clothes, 28×28 (d = 784). Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747.
+
+    Arguments, files and errors: see :class:`IdxImages`; the files lie in
+    ``<root>/FashionMNIST/raw/``, the layout that torchvision uses.
+    """
+
+    name: ClassVar[str] = "fashion_mnist"
+    folder: ClassVar[str] = "FashionMNIST"
+
+
+@dataclass(kw_only=True)
+class KMNIST(IdxImages):
+    """KMNIST: ten cursive Japanese characters, 28×28 (d = 784). Source: Clanuwat et al., arXiv 1812.01718.
+
+    Arguments, files and errors: see :class:`IdxImages`; the files lie in
+    ``<root>/KMNIST/raw/``, the layout that torchvision uses.
+    """
+
+    name: ClassVar[str] = "kmnist"
+    folder: ClassVar[str] = "KMNIST"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
+from sslmanifold.data.preparation import Scale, prepare
 from sslmanifold.data.samples import Samples
 from sslmanifold.errors import UserError
 
@@ -29,6 +30,9 @@ class PairData(ABC):
         positive_variance: σ² of x⁺ = x + N(0, σ² I): a variance, as in the paper's N(0, 0.1 I).
         positives: p, positives per anchor.
         negatives: q, negatives per anchor, drawn uniformly with replacement from the training split.
+        scale: ``standard`` gives every feature mean 0 and variance 1, ``global`` divides all of them by one
+            number, so that their variances are 1 on average; both as measured on the training split, before
+            ``pca`` and before noise is added to x⁺. ``none`` leaves the values as they are.
         center: subtract the training mean from both splits.
         pca: keep this many principal components, fitted on the training split and applied to both.
             Principal components are those of the centred data, so this centres as well.
@@ -45,6 +49,7 @@ class PairData(ABC):
     positive_variance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     positives: Annotated[int, Field(gt=0)] = 1
     negatives: Annotated[int, Field(gt=0)] = 1
+    scale: Scale = "none"
     center: bool = False
     pca: Annotated[int, Field(gt=0)] | None = None
     resample: Resample = "never"
@@ -67,11 +72,11 @@ class PairData(ABC):
         """The raw samples; ``seed`` matters to synthetic data only."""
 
     def load(self, seed: int = 0) -> Samples:
-        """The samples after the checks, centring and PCA asked for.
+        """The samples after the checks, scaling, centring and PCA asked for.
 
         Raises:
-            UserError: no samples, NaN or Inf (naming the rows), more components or a larger batch than
-                there is data.
+            UserError: no samples, NaN or Inf (naming the rows), values whose products leave float64, more
+                components or a larger batch than there is data.
         """
         samples = self.read(seed)
         _require_finite(samples)
@@ -80,14 +85,7 @@ class PairData(ABC):
                 f"data.batch_size={self.batch_size} is more than the {samples.n} training samples: "
                 "set data.batch_size=null for full batches"
             )
-        if self.pca is not None:
-            return _principal_components(samples, self.pca)
-        if self.center:
-            mean = samples.train_x.mean(dim=0)
-            samples.train_x = samples.train_x - mean
-            samples.test_x = samples.test_x - mean
-            samples.mean = mean
-        return samples
+        return prepare(samples, scale=self.scale, center=self.center, pca=self.pca)
 
 
 def _require_finite(samples: Samples) -> None:
@@ -109,25 +107,3 @@ def _require_finite(samples: Samples) -> None:
                 f"data={samples.name}: NaN or Inf in {split} row{'s' if len(bad) > 1 else ''} {rows} "
                 "(counted from 0): remove or impute them first"
             )
-
-
-def _principal_components(samples: Samples, components: int) -> Samples:
-    from sklearn.decomposition import PCA
-
-    if components > min(samples.n, samples.dim):
-        raise UserError(
-            f"data.pca={components} needs at least as many samples and features, got n={samples.n}, "
-            f"d={samples.dim}: set data.pca={min(samples.n, samples.dim)} or less"
-        )
-    # Exact solvers only: the randomised one would make C depend on a second seed.
-    solver = "covariance_eigh" if samples.n > samples.dim else "full"
-    pca = PCA(n_components=components, svd_solver=solver).fit(samples.train_x.numpy())
-    samples.train_x = torch.from_numpy(pca.transform(samples.train_x.numpy())).contiguous()
-    if samples.test_x.shape[0]:
-        samples.test_x = torch.from_numpy(pca.transform(samples.test_x.numpy())).contiguous()
-    else:
-        samples.test_x = samples.train_x.new_empty(0, components)
-    samples.image_shape = None
-    samples.mean = torch.from_numpy(pca.mean_).clone()
-    samples.components = torch.from_numpy(pca.components_.T).contiguous()
-    return samples

@@ -16,8 +16,10 @@ class Samples:
     ``classes[train_y[i]]`` is the class of sample i as the data set names it. ``image_shape`` is the
     shape that one row folds back into, None where rows are not images (after ``pca``, for example).
 
-    ``mean`` (d_raw,) and ``components`` (d_raw, d) are how raw rows became these: x = (raw − mean) · components;
-    None where ``data.center`` and ``data.pca`` did nothing.
+    ``mean`` (d_raw,), ``scale`` (d_raw,) and ``components`` (d_raw, d) are how raw rows became these:
+    x = ((raw − mean)/scale) · components; None where ``data.center``, ``data.scale`` and ``data.pca`` did nothing.
+
+    ``read`` says in one line what was read from the user's files, ``left_out`` what of them was not taken.
     """
 
     train_x: Tensor
@@ -29,6 +31,9 @@ class Samples:
     classes: list[Any] | None = None
     mean: Tensor | None = None
     components: Tensor | None = None
+    scale: Tensor | None = None
+    read: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -39,6 +44,11 @@ class Samples:
     def dim(self) -> int:
         """Number of features d."""
         return self.train_x.shape[1]
+
+    @property
+    def described(self) -> str:
+        """What was read, and what was left out of it, in one line; empty for data that come from no file."""
+        return "; ".join([self.read, *self.left_out]) if self.read else ""
 
     @classmethod
     def from_arrays(

@@ -11,15 +11,16 @@ from sslmanifold.models.network import ConstrainedNetwork
 class PortableEmbedding(nn.Module):
     """Raw inputs (n, d_raw) → embeddings (n, z), or (S, n, z) with S > 1 replicas, in the weights' dtype.
 
-    The arithmetic of ``ConstrainedNetwork.embed`` step by step: centring and PCA in float64, then the layers.
+    The arithmetic of ``ConstrainedNetwork.embed`` step by step: centring, scaling and PCA in float64, then the layers.
     """
 
     mean: Tensor | None
     components: Tensor | None
+    scale: Tensor | None
 
     def __init__(self, network: ConstrainedNetwork | LinearMap) -> None:
         super().__init__()
-        for name in ("mean", "components"):
+        for name in ("mean", "components", "scale"):
             value = getattr(network.preprocessing, name)
             # constants, but parameters for torch.export, which miscounts a module that has buffers alone
             fixed = (
@@ -45,6 +46,8 @@ class PortableEmbedding(nn.Module):
         x = x.to(torch.float64)
         if self.mean is not None:
             x = x - self.mean
+        if self.scale is not None:
+            x = x / self.scale
         if self.components is not None:
             x = x @ self.components
         if self.layers == 0:

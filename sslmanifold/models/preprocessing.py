@@ -6,20 +6,25 @@ from sslmanifold.errors import UserError
 
 
 class Affine(nn.Module):
-    """x ↦ (x − mean) · components: centring and PCA as fitted on the training split.
+    """x ↦ ((x − mean)/scale) · components: centring, scaling and PCA as fitted on the training split.
 
     Args:
         mean: (d_raw,), or None for no centring.
         components: (d_raw, d), or None for no projection.
+        scale: (d_raw,), or None for no scaling.
     """
 
     mean: Tensor | None
     components: Tensor | None
+    scale: Tensor | None
 
-    def __init__(self, mean: Tensor | None = None, components: Tensor | None = None) -> None:
+    def __init__(
+        self, mean: Tensor | None = None, components: Tensor | None = None, scale: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("components", components)
+        self.register_buffer("scale", scale)
 
     def input_dim(self, dim: int) -> int:
         """The number of raw features, given that the network itself takes ``dim``."""
@@ -29,6 +34,8 @@ class Affine(nn.Module):
         """(…, n, d_raw) → (…, n, d), in the dtype of x."""
         if self.mean is not None:
             x = x - self.mean.to(x.dtype)
+        if self.scale is not None:
+            x = x / self.scale.to(x.dtype)
         if self.components is not None:
             x = x @ self.components.to(x.dtype)
         return x

@@ -95,7 +95,7 @@ def restore_network(
     if expected != found:
         raise UserError(f"{path}: its weights are {found}, its config.yaml describes {expected}")
     require_feasible(state, constraint, shape, path, project=project)
-    affine = Affine(state.get("preprocessing.mean"), state.get("preprocessing.components"))
+    affine = Affine(*(state.get(f"preprocessing.{part}") for part in ("mean", "components", "scale")))
     network = ConstrainedNetwork(shape, constraint, [state[name] for name in names], spec.activation, affine)
     network.load_state_dict(state, strict=True)
     return network.eval().requires_grad_(False)
@@ -103,7 +103,7 @@ def restore_network(
 
 def _restore_map(config: dict[str, Any], state: dict[str, torch.Tensor], opened: Opened) -> LinearMap:
     """The map that ``sslmanifold dynamics`` solved for."""
-    affine = Affine(state.get("preprocessing.mean"), state.get("preprocessing.components"))
+    affine = Affine(*(state.get(f"preprocessing.{part}") for part in ("mean", "components", "scale")))
     m = state["m"]
     constraint = build_group(config.get("constraint"), "constraint", opened)
     hidden = build_group(config.get("model"), "model", opened).shape(m.shape[-2], constraint).hidden

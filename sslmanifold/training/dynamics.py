@@ -192,6 +192,7 @@ def _write(
         "ode/method": solution.method,
     }
     summary |= {"dim": shape.dim, "hidden": shape.hidden, "embedding": shape.embedding, "n": samples.n}
+    summary |= {"data/read": samples.described} if samples.described else {}
     summary |= {} if best is None else {"train/optimum": best}
     return summary | recorder.last | ({} if blow_up is None else {"ode/blow_up_time": blow_up})
 

@@ -147,7 +147,7 @@ class Experiment:
             self.constraint,
             generators,
             self.dtype,
-            Affine(samples.mean, samples.components),
+            Affine(samples.mean, samples.components, samples.scale),
         )
         module = SSLModule(
             network,

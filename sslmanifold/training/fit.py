@@ -287,6 +287,8 @@ class _Training:
             "embedding": shape.embedding,
             "n": self.experiment.datamodule.n,
         }
+        if described := self.experiment.datamodule.samples.described:
+            summary["data/read"] = described
         optimum = module.optimum()
         if optimum is not None:
             summary["train/optimum"] = optimum

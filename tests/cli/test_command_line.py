@@ -178,7 +178,7 @@ def test_nan_in_the_data_names_the_rows(scratch: Path, capsys: pytest.CaptureFix
     points[[1, 4]] = np.nan
     np.save(scratch / "points.npy", points)
     assert call("train", "data=array", "data.path=points.npy") == 2
-    assert "rows 1, 4" in capsys.readouterr().err
+    assert "x[1, 0] (6 such values: row [1], row [4])" in capsys.readouterr().err
     np.save(scratch / "empty.npy", np.ones((0, 3)))
     assert call("train", "data=array", "data.path=empty.npy") == 2
     assert "empty" in capsys.readouterr().err

@@ -151,7 +151,11 @@ def test_refusals_are_one_message(train: Callable[..., Run], compose_config: Com
     refused(unlabelled.path, "needs labels, and data=array has none")
     untested = _array_run(train, tmp_path / "b.npz", np.repeat([0, 1], 20), more=["data.test_fraction=0"])
     refused(untested.path, "has none: train with data.test_fraction")
-    single = _array_run(train, tmp_path / "c.npz", np.array([*(["a"] * 19), *(["b"] * 20), "c"]))
+    np.savez(tmp_path / "test.npz", x=np.ones((4, 6)), y=["a", "b", "a", "b"])
+    own_test = [f"data.test_path='{tmp_path}/test.npz'"]
+    single = _array_run(
+        train, tmp_path / "c.npz", np.array([*(["a"] * 19), *(["b"] * 20), "c"]), more=own_test
+    )
     refused(single.path, "class 'c' has [01] training example")
     alone = _array_run(train, tmp_path / "d.npz", np.zeros(40, int))
     refused(alone.path, "there is only 0")
