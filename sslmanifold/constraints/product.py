@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.constraints.base import Constraint, NetworkShape
+from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.product import ProductFlow
 
@@ -61,9 +62,13 @@ class Product(Constraint):
         u, v, kept = _excess(chain_map(weights), self.c)
         if not bool((kept < 1).any()):
             return
-        alone = (
-            w1.requires_grad != w2.requires_grad
-        )  # a frozen layer stays, and the other gives all of the excess
+        if not (w1.requires_grad or w2.requires_grad) and any(weight.requires_grad for weight in weights):
+            raise UserError(
+                "constraint=product takes the excess of the map from its first and last layer, and both are frozen: "
+                "let one of them learn, or freeze the others too"
+            )
+        # A frozen layer stays as it is, and the other gives all of the excess.
+        alone = w1.requires_grad != w2.requires_grad
         shrink = (1 - (kept if alone else kept.sqrt())).unsqueeze(-2)
         if w1.requires_grad or not alone:
             w1.sub_(((w1.double() @ u * shrink) @ u.mT).to(w1.dtype))

@@ -122,6 +122,32 @@ def test_a_frozen_layer_stays(tmp_path: Path) -> None:
     assert float(norm) <= 1 + 1e-9
 
 
+def test_three_layers_are_one_map(tmp_path: Path) -> None:
+    class Deep(Strangers):
+        def __init__(self) -> None:
+            super().__init__(lr=0.1)
+            self.head[1] = nn.Linear(9, 9, bias=False).double()
+
+        def loss(self, factor: Tensor) -> Tensor:
+            m = (self.head[2].weight @ self.head[1].weight @ self.head[0].weight).mT
+            return (m * (C @ m)).sum()
+
+    torch.manual_seed(0)
+    module = Deep()
+    with torch.no_grad():
+        for weight in module.head.parameters():
+            weight.mul_(2.0)
+    fit(module, ConstrainedStep("product", list(module.head), c=0.7), tmp_path, 30)
+    a1, a2, a3 = (layer.weight.detach() for layer in module.head)
+    assert float(torch.linalg.matrix_norm(a3 @ a2 @ a1, 2)) == pytest.approx(0.7, abs=1e-9)
+    for layer in (module.head[0], module.head[2]):
+        layer.requires_grad_(False)
+    with torch.no_grad():
+        module.head[1].weight.mul_(2.0)
+    with pytest.raises(UserError, match="from its first and last layer, and both are frozen"):
+        fit(module, ConstrainedStep("product", list(module.head)), tmp_path, 1)
+
+
 def test_what_it_refuses(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'one of single weights: write constrain\(module, "orthogonal"'):
         ConstrainedStep("orthogonal", WEIGHTS)

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sslmanifold import constrain, release
-from sslmanifold.geometry import ManifoldParameter, RiemannianAdam, RiemannianSGD, residual
+from sslmanifold.geometry import (
+    ManifoldAveragedModel,
+    ManifoldParameter,
+    RiemannianAdam,
+    RiemannianSGD,
+    residual,
+)
 
 CONVOLUTIONS = ["*conv?.weight", "*downsample.0.weight"]
 
@@ -172,6 +178,38 @@ def test_lightning_in_bf16_mixed(tmp_path: Path) -> None:
         torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
     )
     assert torch.equal(again.model[0].weight, module.model[0].weight)
+
+
+def swapped(module: nn.Module) -> nn.Module:
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        return module.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+CONVERSIONS = {
+    "double": lambda module: module.double(),
+    "swapped": swapped,
+    "channels last": lambda module: module.to(memory_format=torch.channels_last),
+    "averaged": lambda module: ManifoldAveragedModel(module).module,
+}
+
+
+@pytest.mark.parametrize("conversion", CONVERSIONS)
+def test_converted_modules_learn_on_their_manifolds(conversion: str) -> None:
+    torch.manual_seed(0)
+    model = CONVERSIONS[conversion](constrain(small(), "orthogonal"))
+    limit = 1e-12 if next(model.parameters()).dtype == torch.float64 else 1e-5
+    x, y = images()
+    optimizer = RiemannianAdam(model.parameters(), lr=0.02)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x.to(model[0].weight.dtype)), y).backward()
+        optimizer.step()
+    assert worst(model) < limit
+    assert model[0].weight.is_contiguous() != (conversion == "channels last")
+    assert type(release(model)[0].weight) is nn.Parameter
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
