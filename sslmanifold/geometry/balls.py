@@ -7,8 +7,9 @@ from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
+from sslmanifold.geometry.haar import matrix_shape
 from sslmanifold.geometry.orthonormalize import add_to_diagonal
-from sslmanifold.geometry.precision import feasibility_tolerance, full_precision
+from sslmanifold.geometry.precision import decided, feasibility_tolerance, full_precision
 from sslmanifold.geometry.singular import safe_eigh, top_singular
 
 
@@ -46,10 +47,10 @@ class _Ball(geoopt.Euclidean):
 
     def random(self, *size: Any, dtype: Any = None, device: Any = None, generator: Any = None) -> Tensor:
         """A standard Gaussian matrix, projected onto the ball."""
-        x = torch.randn(*size, dtype=dtype, device=device, generator=generator)
+        x = torch.randn(matrix_shape(size, "random"), dtype=dtype, device=device, generator=generator)
         return geoopt.ManifoldTensor(self.projx(x), manifold=self)
 
-    random_normal = random
+    random_normal = random_naive = random
 
     def _check_point_on_manifold(  # type: ignore[override]
         self, x: Tensor, *, atol: float | None = None, rtol: float = 0.0
@@ -112,14 +113,20 @@ class SpectralBall(_Ball):
         gram = tall.mT @ tall  # (…, p, p)
         outside = torch.linalg.cholesky_ex(add_to_diagonal(-gram, self.radius**2)).info != 0  # (…)
         outside |= ~torch.isfinite(gram).all(-1).all(-1)
-        if not bool(outside.any()):
+        some = decided(outside)
+        if some is False:
             return work
-        p = gram.shape[-1]
-        mask = outside.reshape(-1)
-        values, vectors = safe_eigh(gram.reshape(-1, p, p)[mask])
-        shrink = (self.radius / values.clamp_min(self.radius**2).sqrt()) - 1  # (k, p), 0 inside
-        factor = add_to_diagonal((vectors * shrink.unsqueeze(-2)) @ vectors.mT, 1.0)  # (k, p, p)
-        out = tall.reshape(-1, *tall.shape[-2:]).clone()
-        out[mask] = out[mask] @ factor
-        out = out.reshape(tall.shape)
+        if some is None:  # under vmap every matrix is clipped, by nothing where it lies inside
+            out = tall @ self._factor(gram)
+        else:
+            p, mask = gram.shape[-1], outside.reshape(-1)
+            out = tall.reshape(-1, *tall.shape[-2:]).clone()
+            out[mask] = out[mask] @ self._factor(gram.reshape(-1, p, p)[mask])
+            out = out.reshape(tall.shape)
         return out.mT if wide else out
+
+    def _factor(self, gram: Tensor) -> Tensor:
+        """f(G) = min(1, radius/√G) of (…, p, p), as I + V diag(f − 1) Vᵀ."""
+        values, vectors = safe_eigh(gram)
+        shrink = (self.radius / values.clamp_min(self.radius**2).sqrt()) - 1  # (…, p), 0 inside
+        return add_to_diagonal((vectors * shrink.unsqueeze(-2)) @ vectors.mT, 1.0)

@@ -1,9 +1,24 @@
 """Uniform (Haar) random matrices with orthonormal columns or rows."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
+
+
+def matrix_shape(shape: Sequence[Any], what: str) -> torch.Size:
+    """The size in ``f(n, p)`` or ``f((n, p))``.
+
+    Raises:
+        UserError: fewer than two dimensions.
+    """
+    size = torch.Size(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else torch.Size(shape)
+    if len(size) < 2:
+        raise UserError(f"{what} needs a matrix shape (…, n, p), got {tuple(size)}: write {what}(n, p)")
+    return size
 
 
 def haar(
@@ -24,14 +39,15 @@ def haar(
         dtype: of the result. Half precisions are drawn and orthonormalised in float32, then rounded.
         device: of the result; the generator's own device when None.
 
+    Returns:
+        Contiguous, of the shape asked for.
+
     Raises:
         UserError: the shape has fewer than two dimensions.
 
     Source: Mezzadri, "How to generate random matrices from the classical compact groups" (2007).
     """
-    size = torch.Size(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else torch.Size(shape)  # type: ignore[arg-type]
-    if len(size) < 2:
-        raise UserError(f"haar needs a matrix shape (…, n, p), got {tuple(size)}: write haar(n, p)")
+    size = matrix_shape(shape, "haar")
     dtype = dtype or torch.get_default_dtype()
     if device is None and generator is not None:
         device = generator.device
@@ -40,5 +56,5 @@ def haar(
     gaussian = torch.randn(*batch, max(n, p), min(n, p), generator=generator, dtype=work, device=device)
     q, r = torch.linalg.qr(gaussian)
     sign = torch.where(torch.diagonal(r, dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(work)  # (…, min)
-    q = q * sign.unsqueeze(-2)
-    return (q if n >= p else q.mT.contiguous()).to(dtype)
+    q = q * sign.unsqueeze(-2)  # in LAPACK's order of storage: by columns
+    return (q if n >= p else q.mT).contiguous().to(dtype)

@@ -3,11 +3,14 @@
 Every function takes ``(…, n, p)`` with n ≥ p and treats each matrix of the batch by itself. The usual case
 costs two tall products (the Gram matrix and the final multiplication); a matrix for which that would lose
 digits is singled out and sent through Householder QR, which neither breaks down nor raises. A matrix holding
-NaN or infinity comes back as NaN.
+NaN or infinity comes back as NaN. Under ``torch.vmap``, where no matrix can be singled out by its values, every
+one takes the way by QR.
 """
 
 import torch
 from torch import Tensor
+
+from sslmanifold.geometry.precision import decided, largest
 
 # Taylor coefficients of (1 + e)^(−1/2); the degree used is chosen so that the remainder is below roundoff.
 _SERIES = (1.0, -1 / 2, 3 / 8, -5 / 16, 35 / 128, -63 / 256, 231 / 1024, -429 / 2048, 6435 / 32768)
@@ -15,6 +18,9 @@ _SERIES = (1.0, -1 / 2, 3 / 8, -5 / 16, 35 / 128, -63 / 256, 231 / 1024, -429 / 
 _BLOCKED = 128
 # Beyond this distance of the scaled Gram matrix from I, Newton–Schulz is not trusted.
 _GUARD = 0.9
+# Scaled Newton steps to the polar factor where the change cannot be looked at: nine serve any condition number that
+# float64 holds (Higham 2008, section 8.7).
+_NEWTON_STEPS = 12
 
 
 def _series_limits(eps: float) -> tuple[float, float, float]:
@@ -106,7 +112,9 @@ def polar(y: Tensor, out: Tensor | None = None) -> Tensor:
     scale = torch.diagonal(gram, dim1=-2, dim2=-1).mean(-1)[..., None, None]
     e = add_to_diagonal(gram / scale, -1.0)
     distance = torch.linalg.matrix_norm(e)  # (…)
-    worst = float(distance) if distance.ndim == 0 else float(distance.amax())
+    worst = largest(distance)
+    if worst is None:
+        return _polar_householder(y)
     for limit, degree in zip(_LIMITS[y.dtype], (2, 4, 8), strict=True):
         if worst <= limit:
             return _multiply(y, _series(e, degree).mul_(scale.rsqrt()), out)
@@ -136,28 +144,29 @@ def _first_order(y: Tensor) -> Tensor:
 
 
 def _polar_householder(y: Tensor) -> Tensor:
-    """Polar factor for ``(k, n, p)`` of any conditioning: QR, then Higham's scaled Newton iteration on R."""
+    """Polar factor for ``(…, n, p)`` of any conditioning: QR, then Higham's scaled Newton iteration on R."""
     q, r = torch.linalg.qr(y)
     finite = torch.isfinite(r).all(-1).all(-1)
     eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
-    norm = torch.linalg.matrix_norm(r)[:, None, None]
-    x = torch.where(finite[:, None, None] & (norm > 0), r / norm, eye)
+    norm = torch.linalg.matrix_norm(r)[..., None, None]
+    x = torch.where(finite[..., None, None] & (norm > 0), r / norm, eye)
     singular = torch.linalg.inv_ex(x).info != 0
     # A rank-deficient matrix has no unique polar factor; this picks one of them.
-    x = torch.where(singular[:, None, None], x + torch.finfo(r.dtype).eps * eye, x)
-    for _ in range(40):
+    x = torch.where(singular[..., None, None], x + torch.finfo(r.dtype).eps * eye, x)
+    for step in range(40):
         inverse = torch.linalg.inv_ex(x).inverse
-        gamma = (torch.linalg.matrix_norm(inverse) / torch.linalg.matrix_norm(x)).sqrt()[:, None, None]
+        gamma = (torch.linalg.matrix_norm(inverse) / torch.linalg.matrix_norm(x)).sqrt()[..., None, None]
         new = 0.5 * (gamma * x + inverse.mT / gamma)
         change = torch.linalg.matrix_norm(new - x)
         x = new
-        if not bool((change > 1e-3).any()):
+        going_on = decided(change > 1e-3)
+        if going_on is False or (going_on is None and step == _NEWTON_STEPS):
             break
     for _ in range(2):
         x = x @ _first_order(x)
     out = q @ x
     out = out @ _first_order(out)
-    return torch.where(finite[:, None, None], out, torch.full_like(out, torch.nan))
+    return torch.where(finite[..., None, None], out, torch.full_like(out, torch.nan))
 
 
 def cholesky_qr(y: Tensor, out: Tensor | None = None) -> Tensor:
@@ -177,7 +186,9 @@ def cholesky_qr(y: Tensor, out: Tensor | None = None) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(gram)
     # λmax/λmin ≤ ‖Gram‖_F here; one pass leaves a residual of about eps·λmax.
     spread = torch.linalg.matrix_norm(add_to_diagonal(gram, -1.0))
-    worst = float(spread) if spread.ndim == 0 else float(spread.amax())
+    worst = largest(spread)
+    if worst is None:
+        return householder_qr(y)
     if worst <= 0.5:  # then the factorisation cannot have failed
         return _multiply(y, _inverse_transpose(factor), out)
     good = (spread < 0.01 / eps) & (info == 0)

@@ -32,6 +32,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[None]:
 
 def largest(x: Tensor) -> float | None:
     """max x as a number; None under ``torch.vmap``, where nothing may be decided by a value."""
+    x = x.detach() if x.requires_grad else x
     try:
         return float(x) if x.ndim == 0 else float(x.amax())
     except RuntimeError:

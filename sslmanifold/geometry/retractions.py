@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sslmanifold.geometry.orthonormalize import add_to_diagonal, cholesky_qr, gram_matrix, polar
+from sslmanifold.geometry.precision import decided
 
 
 def retract_cholesky_qr(x: Tensor, u: Tensor) -> Tensor:
@@ -36,8 +37,10 @@ def retract_cayley(x: Tensor, u: Tensor) -> Tensor:
     """
     w = x.mT @ u  # (…, p, p)
     normal = (w + w.mT) * 0.5
-    if bool((torch.linalg.matrix_norm(normal) > 16 * torch.finfo(x.dtype).eps).any()):
-        # Not tangent to roundoff, as when Adam blows up a vanishing gradient: only the tangent part may act.
+    tangent = torch.linalg.matrix_norm(normal) <= 16 * torch.finfo(x.dtype).eps
+    if torch.is_grad_enabled() or decided(~tangent) is not False:
+        # Not tangent to roundoff, as when Adam blows up a vanishing gradient: only the tangent part may act. A
+        # derivative is that of this map, whether or not there is something to take off.
         u = u - x @ normal
         w = w - normal
     s = u.mT @ u  # (…, p, p)
@@ -48,10 +51,41 @@ def retract_cayley(x: Tensor, u: Tensor) -> Tensor:
     gram = c.mT @ gram_matrix(x) @ c + mixed + mixed.mT + a.mT @ s @ a
     correction = add_to_diagonal(gram.mul_(-0.5), 1.5)
     long = ~(torch.linalg.matrix_norm(s) <= 1.0)  # (…); there the prediction has lost its digits
-    if not bool(long.any()):
+    any_long = decided(long)
+    if any_long is False:
         return torch.matmul(x, c @ correction).add_(u @ (a @ correction))
-    new = torch.matmul(x, c).add_(u @ a)
-    return polar(new)
+    new = polar(torch.matmul(x, c).add_(u @ a))
+    if any_long:
+        return new
+    return torch.where(long[..., None, None], new, x @ (c @ correction) + u @ (a @ correction))
+
+
+def exponential(x: Tensor, u: Tensor, beta: float, v: Tensor | None = None) -> Tensor:
+    """exp_x(u) of the metric β (1 Euclidean, ½ canonical), or v carried there by the same two rotations.
+
+    With A = xᵀu, K = u − xA, C = KᵀK, B = [[2βA, −C], [I, 0]]: the geodesic turns the space by exp of the skew
+    matrix Ā = 2β xAxᵀ + Kxᵀ − xKᵀ, Ā [x K] = [x K] B, and the columns by E = exp((1 − 2β)A). So
+    exp_x(u) = [x K] exp(B) [I; 0] E, and v goes to (v + [x K] φ(B) Y) E, Y = [2βAxᵀ − Kᵀ; xᵀ] v, φ(t) = (eᵗ − 1)/t.
+
+    Source: Zimmermann & Hüper, "Computing the Riemannian logarithm on the Stiefel manifold" (2022), freed of its
+    QR decomposition.
+    """
+    p = x.shape[-1]
+    a = x.mT @ u
+    a = (a - a.mT) * 0.5  # (…, p, p)
+    k = u - x @ a  # (…, n, p)
+    eye = torch.eye(p, dtype=x.dtype, device=x.device).expand_as(a)
+    top = torch.cat((2 * beta * a, -(k.mT @ k)), dim=-1)  # (…, p, 2p)
+    turn = torch.cat((top, torch.cat((eye, torch.zeros_like(a)), dim=-1)), dim=-2)  # B, (…, 2p, 2p)
+    frame = torch.cat((x, k), dim=-1)  # (…, n, 2p)
+    columns = torch.linalg.matrix_exp((1 - 2 * beta) * a)  # E
+    if v is None:
+        return frame @ torch.linalg.matrix_exp(turn)[..., :p] @ columns
+    xv = x.mT @ v
+    y = torch.cat((2 * beta * a @ xv - k.mT @ v, xv), dim=-2)  # (…, 2p, p)
+    # exp [[B, Y], [0, 0]] = [[exp B, φ(B) Y], [0, I]]
+    wide = torch.nn.functional.pad(torch.cat((turn, y), dim=-1), (0, 0, 0, p))  # (…, 3p, 3p)
+    return (v + frame @ torch.linalg.matrix_exp(wide)[..., : 2 * p, 2 * p :]) @ columns
 
 
 RETRACTIONS = {"cholesky_qr": retract_cholesky_qr, "polar": retract_polar, "cayley": retract_cayley}

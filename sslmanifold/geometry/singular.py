@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sslmanifold.geometry.precision import full_precision
+from sslmanifold.geometry.precision import decided, full_precision
 
 # Below this size a dense eigendecomposition is quicker than Lanczos.
 _DENSE = 32
@@ -74,7 +74,11 @@ def _top_eigenpair(gram: Tensor, tolerance: float | None) -> tuple[Tensor, Tenso
     eye = torch.eye(k, dtype=gram.dtype, device=gram.device)
     above = torch.linalg.cholesky_ex(((1 + above_by) * value)[..., None, None] * eye - gram).info != 0
     bad = ~(error <= tolerance * value) | above
-    if bool(bad.any()):
+    some = decided(bad)
+    if some is None:
+        values, vectors = safe_eigh(gram)
+        return values[..., -1], vectors[..., -1]
+    if some:
         flat = bad.reshape(-1)
         values, vectors = safe_eigh(gram.reshape(-1, k, k)[flat])
         value, vector = value.reshape(-1).clone(), vector.reshape(-1, k).clone()

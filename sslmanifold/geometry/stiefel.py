@@ -9,10 +9,10 @@ from torch import Tensor
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.geometry.feasibility import orthonormality
-from sslmanifold.geometry.haar import haar
+from sslmanifold.geometry.haar import haar, matrix_shape
 from sslmanifold.geometry.orthonormalize import add_to_diagonal, polar
 from sslmanifold.geometry.precision import feasibility_tolerance, full_precision
-from sslmanifold.geometry.retractions import OF_THE_SUM, RETRACTIONS
+from sslmanifold.geometry.retractions import OF_THE_SUM, RETRACTIONS, exponential
 
 METRICS = {"grassmann": 0.0, "euclidean": 1.0, "canonical": 2.0}
 
@@ -42,9 +42,10 @@ class Stiefel(geoopt.Manifold):
     Args:
         metric: names κ.
         kappa: overrides κ (≥ 0).
-        retraction: ``cholesky_qr``, ``polar``, ``cayley``, ``auto`` (the fastest measured for the shape) or
-            ``project``: the optimizer without momentum then takes a plain Euclidean step and projects it, and
-            needs κ = 1 and two tall products instead of four.
+        retraction: ``cholesky_qr``, ``polar``, ``cayley``, ``exponential``, ``auto`` (the fastest measured for
+            the shape) or ``project``: the optimizer without momentum then takes a plain Euclidean step and
+            projects it, and needs κ = 1 and two tall products instead of four. ``exponential`` follows geodesics,
+            with the vector transport of ``expmap_transp``: reversible, as geoopt's samplers ask.
 
     Every method takes points ``(…, n, p)`` with leading batch dimensions, float32 or float64; bfloat16 and
     float16 are computed in float32 and rounded.
@@ -55,7 +56,6 @@ class Stiefel(geoopt.Manifold):
 
     name = "Stiefel"
     ndim = 2
-    reversible = False
 
     def __init__(
         self, metric: str = "grassmann", kappa: float | None = None, retraction: str = "auto", **kwargs: Any
@@ -66,10 +66,10 @@ class Stiefel(geoopt.Manifold):
                 f'no Stiefel metric {metric!r}: write metric="grassmann", "euclidean" or "canonical", '
                 "or give the number, as in kappa=1.5"
             )
-        if retraction not in (*RETRACTIONS, "auto", "project"):
+        if retraction not in (*RETRACTIONS, "exponential", "auto", "project"):
             raise UserError(
                 f'no retraction {retraction!r}: write retraction="auto", "cholesky_qr", "polar", '
-                '"cayley" or "project"'
+                '"cayley", "exponential" or "project"'
             )
         self.metric = metric
         self.kappa = METRICS[metric] if kappa is None else float(kappa)
@@ -84,6 +84,11 @@ class Stiefel(geoopt.Manifold):
 
     def extra_repr(self) -> str:
         return f"metric={self.metric!r}, kappa={self.kappa!r}, retraction={self.retraction!r}"
+
+    @property
+    def reversible(self) -> bool:  # type: ignore[override]
+        """Whether (x, u) ↦ ``retr_transp(x, u, u)`` followed by its negative leads back: for geodesics alone."""
+        return self.retraction == "exponential"
 
     # How a computation on tall matrices in a sufficient precision serves every shape and dtype.
     @staticmethod
@@ -126,6 +131,8 @@ class Stiefel(geoopt.Manifold):
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """Retraction R_x(u) with R(0) = x and R′(0)u = u; u is a tangent at x."""
+        if self.retraction == "exponential":  # which keeps the roundoff that it is given, polar does not
+            return self._on_tall(lambda x, u: polar(exponential(x, u, self._beta)), x, u)
         return self._on_tall(RETRACTIONS[self._retraction], x, u)
 
     def gradient_step(self, x: Tensor, egrad: Tensor, lr: float, out: Tensor | None = None) -> Tensor:
@@ -152,7 +159,7 @@ class Stiefel(geoopt.Manifold):
         if self.retraction == "project":
             return polar(torch.add(x, g, alpha=-lr), out)
         if self._retraction not in OF_THE_SUM:
-            new = RETRACTIONS[self._retraction](x, self._gradient(x, g).mul_(-lr))
+            new = self.retr(x, self._gradient(x, g).mul_(-lr))
             return new if out is None else out.copy_(new)
         # x + u = x(I + lr a) − lr g: one array of the size of x, and the result goes where x was.
         y = x @ add_to_diagonal(self._component(x, g).mul_(lr), 1.0)
@@ -165,13 +172,20 @@ class Stiefel(geoopt.Manifold):
         return self.proju(y, v)
 
     def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """R_x(u), and v transported there."""
+        """R_x(u), and v transported there: by projection, along geodesics as ``expmap_transp``."""
+        if self.retraction == "exponential":
+            y, w = self.expmap_transp(x, u, v)
+            return self._on_tall(polar, y), w
         y = self.retr(x, u)
         return y, self.transp(x, y, v)
 
     def transp_follow_retr(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """v transported to R_x(u)."""
-        return self.transp(x, self.retr(x, u), v)
+        return self.retr_transp(x, u, v)[1]
+
+    @property
+    def _beta(self) -> float:
+        return 1.0 / self.kappa if self.kappa > 0 else 1.0
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Exact exponential of the metric dual to κ: β = 1/κ (Euclidean for κ = 0, where horizontal u agree).
@@ -180,17 +194,22 @@ class Stiefel(geoopt.Manifold):
         Source: Zimmermann & Hüper, "Computing the Riemannian logarithm on the Stiefel manifold" (2022), freed
         of its QR decomposition.
         """
-        beta = 1.0 / self.kappa if self.kappa > 0 else 1.0
-        return self._on_tall(lambda x, u: _exponential(x, u, beta), x, u)
+        return self._on_tall(lambda x, u: exponential(x, u, self._beta), x, u)
 
     def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """exp_x(u), and v transported there by projection."""
-        y = self.expmap(x, u)
-        return y, self.transp(x, y, v)
+        """exp_x(u), and v carried along by the rotations of the space and of the columns that move x there.
+
+        With x ↦ Q x E: v ↦ Q v E. It keeps lengths, takes u to the velocity of the geodesic at its end (so the map
+        is reversible), tangents to tangents and, for κ = 0, horizontal vectors to horizontal ones.
+        """
+        return (
+            self.expmap(x, u),
+            self._on_tall(lambda x, u, v: exponential(x, u, self._beta, v), x, u, v),
+        )
 
     def transp_follow_expmap(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """v transported to exp_x(u) by projection."""
-        return self.transp(x, self.expmap(x, u), v)
+        """v transported to exp_x(u), as ``expmap_transp`` does."""
+        return self.expmap_transp(x, u, v)[1]
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:  # type: ignore[override]
         """⟨u, v⟩ = tr(uᵀv) + (1/κ − 1) tr((xᵀu)ᵀ xᵀv): the metric whose gradient the κ-rule is.
@@ -208,7 +227,7 @@ class Stiefel(geoopt.Manifold):
 
     def projx(self, x: Tensor) -> Tensor:
         """The closest orthonormal matrix (polar factor), without an SVD."""
-        return self._on_tall(polar, x)
+        return self._on_tall(polar, x).contiguous()
 
     def residual(self, x: Tensor) -> Tensor:
         """‖xᵀx − I‖_F/√p on the small side, shape (…)."""
@@ -223,8 +242,10 @@ class Stiefel(geoopt.Manifold):
     ) -> Tensor:
         """Haar-uniform points, as a ``geoopt.ManifoldTensor`` on this manifold."""
         return geoopt.ManifoldTensor(
-            haar(*size, generator=generator, dtype=dtype, device=device), manifold=self
+            haar(matrix_shape(size, "random"), generator=generator, dtype=dtype, device=device), manifold=self
         )
+
+    random_naive = random
 
     def origin(  # type: ignore[override]
         self,
@@ -234,7 +255,7 @@ class Stiefel(geoopt.Manifold):
         seed: int | None = 42,
     ) -> Tensor:
         """[I; 0] or [I 0]; the seed is not used."""
-        shape = torch.Size(size[0]) if len(size) == 1 and not isinstance(size[0], int) else torch.Size(size)  # type: ignore[arg-type]
+        shape = matrix_shape(size, "origin")
         eye = torch.eye(shape[-2], shape[-1], dtype=dtype, device=device)
         return geoopt.ManifoldTensor(eye.expand(shape).clone(), manifold=self)
 
@@ -254,14 +275,3 @@ class Stiefel(geoopt.Manifold):
         normal = float(_sym(x.mT @ u).abs().amax()) if u.numel() else 0.0
         limit = atol + rtol * float(u.abs().amax()) if u.numel() else atol
         return (True, None) if normal <= limit else (False, f"max |sym(xᵀu)| = {normal:.3g} > {limit:.1g}")
-
-
-def _exponential(x: Tensor, u: Tensor, beta: float) -> Tensor:
-    p = x.shape[-1]
-    a = _skew(x.mT @ u)  # (…, p, p)
-    k = u - x @ a  # (…, n, p)
-    eye = torch.eye(p, dtype=x.dtype, device=x.device).expand_as(a)
-    top = torch.cat((2 * beta * a, -(k.mT @ k)), dim=-1)  # (…, p, 2p)
-    bottom = torch.cat((eye, torch.zeros_like(a)), dim=-1)
-    columns = torch.linalg.matrix_exp(torch.cat((top, bottom), dim=-2))[..., :p]  # (…, 2p, p)
-    return torch.cat((x, k), dim=-1) @ columns @ torch.linalg.matrix_exp((1 - 2 * beta) * a)

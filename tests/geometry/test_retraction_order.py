@@ -7,7 +7,7 @@ from scipy.integrate import solve_ivp
 
 from sslmanifold.geometry import Stiefel, haar
 
-RETRACTIONS = ["auto", "cholesky_qr", "polar", "cayley"]
+RETRACTIONS = ["auto", "cholesky_qr", "polar", "cayley", "exponential"]
 METRICS = ["grassmann", "euclidean", "canonical"]
 SHAPES = [(12, 5), (5, 12), (6, 6), (2, 9, 4)]
 
