@@ -32,7 +32,6 @@ class Flattened(geoopt.Manifold):
     """
 
     name = "Flattened"
-    reversible = False
     #: Tells ManifoldParameter that more than two dimensions are meant as one point.
     flattens = True
 
@@ -52,6 +51,11 @@ class Flattened(geoopt.Manifold):
     def extra_repr(self) -> str:
         blocks = f", blocks={self.blocks}" if self.blocks > 1 else ""
         return f"{self.base!r}, ndim={self.ndim}{blocks}"
+
+    @property
+    def reversible(self) -> bool:  # type: ignore[override]
+        """As of the base."""
+        return bool(self.base.reversible)
 
     # -- a kernel as what the base takes, and back --------------------------------------------------------
 
