@@ -84,7 +84,7 @@ class LinearHead:
 
     def weights(self) -> list[Tensor]:
         """W1 (h, d) and W2 (h, z), or the one W (d, z), float64."""
-        tensors = [weight.detach().double().cpu() for weight in self.parameters]
+        tensors = [weight.detach().double().cpu().clone() for weight in self.parameters]
         return [tensors[0], tensors[1].mT] if len(tensors) == 2 else [tensors[0].mT]
 
     def map(self) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.constraints import Constraint
+from sslmanifold.errors import UserError
 from sslmanifold.models import ConstrainedNetwork
 
 
@@ -98,6 +99,15 @@ class Observer(Callback, ABC):
     and at the last state, and writes what they say as one row. Extremes over every step are kept in Lightning's
     own ``on_train_batch_end``.
     """
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse a module that this observer cannot measure, before anything is trained."""
+        if not isinstance(pl_module, Recorded):
+            raise UserError(
+                f"{type(self).__name__} reads the exact state of sslmanifold's own module, which "
+                f"{type(pl_module).__name__} does not give: derive from sslmanifold.callbacks.Recorded, or use "
+                "SpectrumMonitor(on=…), OnlineProbe(…) or ODEComparison(head=…)"
+            )
 
     @abstractmethod
     def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:

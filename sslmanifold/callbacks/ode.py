@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sslmanifold.callbacks.effective_step import EffectiveStep
+from sslmanifold.callbacks.head_comparison import HeadComparison
 from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.data import TripletBatch
@@ -41,6 +42,11 @@ class ODEComparison(Observer):
     ``ode/meaning`` and in one printed line. A run that no flow describes (a loss without C, a constraint without a
     flow at this depth, Adam) logs none of the keys, and the same line says why.
 
+    In anybody else's LightningModule it follows a linear head on features that do not move, exactly, step by step
+    with the realised batches (:class:`~sslmanifold.callbacks.head_comparison.HeadComparison`)::
+
+        ODEComparison(head="projector", features="backbone", loss=Contrastive(reduction="mean"))
+
     Attributes:
         approximate: "auto" compares wherever time is known, momentum and weight decay included; True compares Adam
             too, at the time Σ lr; False refuses every run that the flow does not describe exactly.
@@ -48,15 +54,24 @@ class ODEComparison(Observer):
             noise; "batches" for each step's own, which leaves a deviation of O(lr); "auto" for batches where there
             are minibatches or resampled triplets. Other than "auto" it asks for the comparison: a run that cannot
             have it is refused.
+        head: the name of the head: an ``nn.Linear`` or an ``nn.Sequential`` of one or two, without bias.
+        features: the name of what computes its features, which must not be trained; only checked.
+        loss: the quadratic loss that the module minimises, of the head's outputs for anchors, positives and
+            negatives; it is compared with what ``training_step`` returns.
 
     Raises:
-        UserError: before the first step, as ``approximate`` and ``follow`` say.
+        UserError: before the first step, as ``approximate`` and ``follow`` say; in another's module for what no flow
+            describes.
     """
 
     approximate: bool | Literal["auto"] = "auto"
     follow: Literal["auto", "population", "batches"] = "auto"
+    head: str | None = None
+    features: str | None = None
+    loss: Any = None
 
     def __post_init__(self) -> None:
+        self._head = None if self.head is None else HeadComparison(self.head, self.features, self.loss)
         self.absent = ""  # why there is no flow to compare with
         self.departures: list[str] = []  # what is in the training and not in the flow
         self.time = 0.0
@@ -71,7 +86,43 @@ class ODEComparison(Observer):
         self._deviation: Tensor | None = None
         self._deviation_max: Tensor | None = None
 
+    # -- in anybody else's module -----------------------------------------------------------------------
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if self._head is None and not isinstance(pl_module, Recorded):
+            raise UserError(
+                f"ODEComparison: no flow is known for the whole of {type(pl_module).__name__}; for a linear head on "
+                "fixed features set head='projector' and loss=Contrastive(reduction='mean')"
+            )
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._head is not None:
+            self._head.open_batch()
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if self._head is not None:
+            self._head.before_step(optimizer)
+
+    def _log_head(self, head: HeadComparison, trainer: Any, module: Any, outputs: Any) -> None:
+        values = head.close_batch(outputs)
+        if values and trainer.global_step % (trainer.log_every_n_steps or 1) == 0:
+            module.log_dict(
+                {key: value.squeeze() for key, value in values.items()}, on_step=True, on_epoch=False
+            )
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._head is not None:
+            self._head.end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
+    # -- in sslmanifold's own ---------------------------------------------------------------------------
+
     def on_train_start(self, trainer: Any, pl_module: Recorded) -> None:  # type: ignore[override]
+        if self._head is not None:
+            self._head.begin(trainer, pl_module)
+            return
         self._constraint = pl_module.constraint
         self._linear, self._full_batch = pl_module.network.linear, pl_module.full_batch
         flow = self._flow(trainer, pl_module)
@@ -93,6 +144,9 @@ class ODEComparison(Observer):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Any, pl_module: Recorded, outputs: Any, batch: TripletBatch, batch_idx: int
     ) -> None:
+        if self._head is not None:
+            self._log_head(self._head, trainer, pl_module, outputs)
+            return
         if self.flow is None or self.state is None or pl_module.diverged_at is not None:
             return
         step = self.effective_step(trainer.optimizers[0], pl_module.last_lr)
@@ -200,6 +254,8 @@ class ODEComparison(Observer):
 
     def state_dict(self) -> dict[str, Any]:
         """The flow's state in plain containers, for a checkpoint."""
+        if self._head is not None:
+            return self._head.state_dict()
         if self.flow is None:
             return self._resumed or {}
         state = None if self.state is None else pack(self.state)
@@ -212,7 +268,9 @@ class ODEComparison(Observer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict:
+        if self._head is not None:
+            self._head.load_state_dict(state_dict)
+        elif state_dict:
             self._resumed = state_dict
             self.blow_up_time = state_dict["blow_up_time"]
             self._deviation_max = state_dict["deviation_max"]

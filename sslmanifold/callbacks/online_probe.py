@@ -103,12 +103,16 @@ class OnlineProbe(Observer):
 
     # -- in sslmanifold's own module --------------------------------------------------------------------
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if isinstance(pl_module, Recorded):
+            return
+        if isinstance(self.on, str):
+            submodule(pl_module, self.on, "on")
+        for name in ("train", "test"):
+            _require_points(getattr(self, name), name)
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if not isinstance(pl_module, Recorded):
-            if isinstance(self.on, str):
-                submodule(pl_module, self.on, "on")
-            for name in ("train", "test"):
-                _require_points(getattr(self, name), name)
             return
         samples = trainer.datamodule.samples
         if samples.train_y is None or samples.test_y is None or not len(samples.test_y):
