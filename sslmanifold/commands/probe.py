@@ -25,6 +25,7 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
     from sslmanifold.probes.evaluate import Session, Settings
     from sslmanifold.probes.results import print_table, rows_of, write_results, write_table
     from sslmanifold.runs import Run, runs_below
+    from sslmanifold.runs.writing import remove_partials
 
     def schema(
         run: str,
@@ -60,6 +61,7 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
                 raise
             failures.append(f"{folder.name}: {error}")
             continue
+        remove_partials(run.folder.probes, older_than=60.0)
         write_results(run, results)
         new = rows_of(run, results)
         write_table(folder, new)

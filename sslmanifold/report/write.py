@@ -10,6 +10,7 @@ from sslmanifold.report.markdown import report_markdown
 from sslmanifold.report.page import report_page
 from sslmanifold.report.records import Record, collect, swept_keys, swept_value
 from sslmanifold.runs import atomic
+from sslmanifold.runs.writing import remove_partials, writing
 
 
 def write_report(
@@ -29,7 +30,9 @@ def write_report(
     """
     records = collect(folders)
     target = Path(out) if out is not None else Path(folders[0])
-    target.mkdir(parents=True, exist_ok=True)
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+    remove_partials(target, older_than=60.0)
     title = ", ".join(Path(f).resolve().name for f in folders)
     texts = {
         "report.html": report_page(records, title, target),

@@ -13,9 +13,11 @@ from sslmanifold.plots.style import figure_style
 from sslmanifold.reproduction.part import Part, Settings
 from sslmanifold.reproduction.parts import PARTS
 from sslmanifold.reproduction.readme import readme_text
-from sslmanifold.reproduction.store import Store
+from sslmanifold.reproduction.store import FIGURE_KINDS, Store
 from sslmanifold.reproduction.workers import Progress, in_processes
 from sslmanifold.runs import atomic
+from sslmanifold.runs.claim import claimed
+from sslmanifold.runs.writing import remove_partials
 
 
 def chosen_parts(figure: Any) -> list[Part]:
@@ -57,10 +59,20 @@ def reproduce(
     Returns:
         The claims of every finished part, as written.
     """
+    with claimed(settings.folder):
+        for folder in (settings.folder, settings.folder / "parts", settings.folder / "figures"):
+            remove_partials(folder)
+        return _reproduce(parts, settings, force, progress, jobs, threads)
+
+
+def _reproduce(
+    parts: Sequence[Part], settings: Settings, force: bool, progress: Progress, jobs: int, threads: int
+) -> list[dict[str, Any]]:
     store = Store(settings.folder)
-    todo = [part for part in parts if force or not store.finished(part.name, settings)]
+    kept = {p.name for p in parts if store.finished(p.name, settings) and store.whole(p.name)}
+    todo = [part for part in parts if force or part.name not in kept]
     for part in parts:
-        if part not in todo and part.draw is not None and not drawn(part, settings, store):
+        if part not in todo and not store.drawn(part.name, settings.folder / "figures"):
             draw(part, settings, store)
     apart = [part for part in todo if not part.timed]
     if min(jobs, len(apart)) > 1:
@@ -83,13 +95,6 @@ def finish(part: Part, settings: Settings) -> None:
     draw(part, settings, store)
 
 
-def drawn(part: Part, settings: Settings, store: Store) -> bool:
-    """Whether the figures of a finished part are there and no older than its numbers."""
-    paths = [settings.folder / "figures" / f"{name}.png" for name in figure_names(part, settings)]
-    made = (store.folder / f"{part.name}.json").stat().st_mtime
-    return bool(paths) and all(path.exists() and path.stat().st_mtime >= made for path in paths)
-
-
 def figure_names(part: Part, settings: Settings) -> list[str]:
     """The figures of a part that lie in the folder."""
     folder = settings.folder / "figures"
@@ -104,10 +109,15 @@ def figure_files(parts: Sequence[Part], settings: Settings) -> list[Path]:
 
 
 def draw(part: Part, settings: Settings, store: Store) -> None:
-    """Figures of a finished part as PNG and PDF, with data, seeds and command beneath and in the metadata."""
+    """Figures of a finished part as PNG and PDF, with data, seeds and command beneath and in the metadata.
+
+    They are noted in the part's record once all of them are there: a process that is killed on the way draws again.
+    """
     if part.draw is None:
+        store.note_drawn(part.name, [])
         return
     record, arrays = store.record(part.name), store.arrays(part.name)
+    names: list[str] = []
     caption = f"{record['caption']}. Seed {settings.seed}. {record['command']}"
     with figure_style():
         import matplotlib.pyplot as plt
@@ -116,11 +126,13 @@ def draw(part: Part, settings: Settings, store: Store) -> None:
             columns = int(figure.get_figwidth() * 15.5)
             lines = textwrap.fill(caption, columns, break_long_words=False)
             figure.text(0.01, -0.015, lines, fontsize=7.5, color="#444444", va="top", ha="left")
-            for kind, key in (("png", "Description"), ("pdf", "Subject")):
+            for kind, key in zip(FIGURE_KINDS, ("Description", "Subject"), strict=True):
                 with atomic(settings.folder / "figures" / f"{name}.{kind}") as temporary:
                     figure.savefig(temporary, format=kind, metadata={"Title": part.title, key: caption})
                 figure.set_layout_engine("none")  # laid out once; the second file takes it over
             plt.close(figure)
+            names.append(name)
+    store.note_drawn(part.name, names)
 
 
 def write_tables(settings: Settings, store: Store) -> list[dict[str, Any]]:

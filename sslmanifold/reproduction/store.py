@@ -1,7 +1,8 @@
 """Finished parts on disk, so that a reproduction that was stopped goes on where it was."""
 
 import json
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from sslmanifold.reproduction.part import IMAGE_PARTS, Result, Settings
 from sslmanifold.runs import atomic, finite_json
 from sslmanifold.version import __version__
+
+FIGURE_KINDS = ("png", "pdf")
 
 
 class Store:
@@ -28,9 +31,31 @@ class Store:
         }
 
     def finished(self, name: str, settings: Settings) -> bool:
-        """Whether this part has been computed with these settings."""
-        path = self.folder / f"{name}.json"
-        return path.exists() and self.record(name)["identity"] == self.identity(name, settings)
+        """Whether this part has been computed with these settings; what cannot be read has not."""
+        try:
+            record = self.record(name)
+        except (OSError, ValueError):
+            return False
+        return isinstance(record, dict) and record.get("identity") == self.identity(name, settings)
+
+    def whole(self, name: str) -> bool:
+        """Whether the arrays of a finished part are there as they were written."""
+        try:
+            with zipfile.ZipFile(self.folder / f"{name}.npz") as arrays:
+                return arrays.testzip() is None
+        except (OSError, zipfile.BadZipFile):
+            return False
+
+    def drawn(self, name: str, figures: Path) -> bool:
+        """Whether every figure of a finished part has been drawn, and is there as PNG and PDF."""
+        names = self.record(name).get("figures")
+        return names is not None and all(
+            (figures / f"{figure}.{kind}").exists() for figure in names for kind in FIGURE_KINDS
+        )
+
+    def note_drawn(self, name: str, figures: Sequence[str]) -> None:
+        """Note that these figures are what a part has, all of them drawn."""
+        self._write(name, self.record(name) | {"figures": list(figures)})
 
     def save(self, name: str, settings: Settings, result: Result, seconds: float, cpu: float) -> None:
         """Write a part; the json last, since it is what says that the part is finished."""
@@ -45,6 +70,9 @@ class Store:
             "seconds": round(seconds, 2),
             "cpu_seconds": round(cpu, 2),
         }
+        self._write(name, record)
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
         with atomic(self.folder / f"{name}.json") as temporary:
             temporary.write_text(
                 json.dumps(finite_json(record), indent=2, allow_nan=False, ensure_ascii=False) + "\n",

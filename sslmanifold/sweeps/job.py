@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
 from sslmanifold.config.compose import plain, reason
-from sslmanifold.errors import UserError
-from sslmanifold.runs import Run, RunFolder
+from sslmanifold.errors import OutputError, UserError
+from sslmanifold.runs import Run, RunFolder, atomic
 from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.identity import config_key
 from sslmanifold.sweeps.manifest import DONE, Manifest
@@ -54,6 +55,7 @@ def run_job(
     with claimed(folder, wait=True):
         try:
             if resume:
+                _restore_config(key, folder)
                 if _holds(key, folder) and Run(folder).summary.get("status") in DONE:
                     return Run(folder), True
                 options["resume"] = False  # the run folder tells the same whether or not it was resumed
@@ -82,6 +84,26 @@ def _holds(key: str, folder: Path) -> bool:
         return False
 
 
+def _readable(folder: Path) -> bool:
+    """Whether the folder's configuration says whose it is; a damaged one is the job's whose number the folder has."""
+    try:
+        return bool(Run(folder).config)
+    except UserError:
+        return False
+
+
+def _restore_config(key: str, folder: Path) -> None:
+    """A damaged config.yaml again, where the checkpoint beside it is this job's: it has a copy."""
+    from sslmanifold.models.restore import read_checkpoint
+
+    run = RunFolder(folder)
+    if run.config.exists() and run.checkpoint.exists() and not _readable(folder):
+        with suppress(UserError):
+            saved = read_checkpoint(run.checkpoint)["sslmanifold"].get("config") or {}
+            if config_key(saved) == key:
+                run.write_config(saved)
+
+
 def _place(key: str, folder: Path, sweep_dir: Path) -> Path:
     """Where the sweep has this job already, else ``folder``, else one beside it: job numbers shift when the line
     changes, and no job takes the folder of another."""
@@ -89,7 +111,7 @@ def _place(key: str, folder: Path, sweep_dir: Path) -> Path:
     known = None if manifest is None else manifest.folders.get(key)
     if known is not None and _holds(key, sweep_dir / known):
         return sweep_dir / known
-    if _holds(key, folder) or not RunFolder(folder).config.exists():
+    if _holds(key, folder) or not RunFolder(folder).config.exists() or not _readable(folder):
         return folder
     return folder.with_name(f"{folder.name}_{key[:8]}")
 
@@ -103,16 +125,24 @@ def _can_go_on(key: str, folder: Path) -> bool:
 
 def _leave_summary(folder: Path, config: DictConfig, choices: dict[str, Any], error: Exception) -> None:
     """Status and reason, with the names of the choices; a finished run that is already there stays."""
+    with suppress(OutputError):  # the error in hand is the one to tell
+        _write_left(RunFolder(folder), config, choices, error)
+
+
+def _write_left(run_folder: RunFolder, config: DictConfig, choices: dict[str, Any], error: Exception) -> None:
     from omegaconf import OmegaConf
 
-    run_folder = RunFolder(folder)
-    summary = Run(folder).summary if run_folder.config.exists() else {}
+    summary = Run(run_folder.path).summary if run_folder.config.exists() else {}
     if summary.get("status") in DONE:
         return
     if not run_folder.config.exists():
         run_folder.write_config(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    status = (
+        "interrupted" if isinstance(error, OutputError) else "failed"
+    )  # there may be room, when it is resumed
     names = {key: choices[key] for key in ("data", "model", "loss", "constraint") if choices.get(key)}
     known = {**names, "seed": config.get("seed")}
-    run_folder.write_summary({**known, **summary, "status": "failed", "reason": reason(error)})
+    run_folder.write_summary({**known, **summary, "status": status, "reason": reason(error)})
     if not isinstance(error, (UserError, MissingMandatoryValue)):
-        (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with atomic(run_folder.path / "traceback.txt") as temporary:
+            temporary.write_text(traceback.format_exc(), encoding="utf-8")

@@ -1,10 +1,12 @@
 """``sweep.json``: what a sweep was asked to do, kept in its folder so that it can be resumed and watched."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, atomic, run_folders
 from sslmanifold.runs.identity import config_key
 
@@ -51,7 +53,8 @@ def started_jobs(sweep_dir: Path) -> dict[str, str]:
     for folder in run_folders(sweep_dir):
         run = Run(folder)
         kind = done if run.summary.get("status") in DONE else found
-        kind[config_key(run.config)] = str(folder.relative_to(sweep_dir))
+        with suppress(UserError):  # a damaged configuration is no job's
+            kind[config_key(run.config)] = str(folder.relative_to(sweep_dir))
     return found | done
 
 

@@ -3,15 +3,20 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from sslmanifold.errors import OutputError
 from sslmanifold.runs import Run
 from sslmanifold.runs.identity import sweep_line
+from sslmanifold.runs.writing import remove_partials
 from sslmanifold.sweeps.manifest import DONE, Manifest, latest_sweep, started_jobs
+
+# as the commands have them
+EXIT_MISTAKE, EXIT_FAILED = 2, 1
 
 
 class SweepStart(Callback):
@@ -42,14 +47,36 @@ class SweepStart(Callback):
         # Ray would report its use to its makers; the user may still say so
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         folder = Path(hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            _refuse_another_line(folder, line)
         manifest = Manifest(line, _jobs(config))
         if resume:
             manifest.folders = started_jobs(folder)
             done = sum(Run(folder / path).summary.get("status") in DONE for path in manifest.folders.values())
             print(f"resuming {folder}: {done} jobs are done", flush=True)
-        manifest.write(folder)
+        try:
+            remove_partials(folder)
+            manifest.write(folder)
+        except OutputError as error:
+            _end(str(error), EXIT_FAILED)
         SweepStart.folder, SweepStart.manifest = folder, manifest
+
+
+def _refuse_another_line(folder: Path, line: list[str]) -> None:
+    """A folder is one sweep's: job 0 of another line would be taken for its own."""
+    earlier = Manifest.read(folder)
+    if earlier is not None and earlier.line != line:
+        _end(
+            f"{folder} already holds the sweep {' '.join(earlier.line) or 'of the defaults'}: choose another "
+            "hydra.sweep.dir, or set resume=true to add the jobs of this line to it",
+            EXIT_MISTAKE,
+        )
+
+
+def _end(message: str, status: int) -> NoReturn:
+    """End the command: of any other exception raised in a callback, Hydra makes a warning."""
+    print(f"sslmanifold train: {message}", file=sys.stderr)
+    raise SystemExit(status)
 
 
 def _preset(hydra: DictConfig) -> list[str]:
