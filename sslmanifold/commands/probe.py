@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
-from sslmanifold.commands.application import run_application
+from sslmanifold.commands.application import EXIT_FAILED, run_application
 from sslmanifold.config.compose import plain
 
 
@@ -17,6 +17,11 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
     Raises:
         UserError: where there is no run, or none of a sweep's runs can be probed.
     """
+    return _probed(config)[0]
+
+
+def _probed(config: dict[str, Any]) -> tuple[list[Any], list[str]]:
+    """The rows, and the runs of a sweep that could not be probed, each with its reason."""
     import torch
     from pydantic import Field
 
@@ -48,7 +53,7 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
     folders, sweep = runs_below(options["run"])
     session = Session(probes, settings)
     rows: list[dict[str, Any]] = []
-    failures = []
+    failures: list[str] = []
     for folder in folders:
         try:
             run = Run(
@@ -71,7 +76,7 @@ def probe_runs(config: dict[str, Any]) -> list[Any]:
     if sweep:
         write_table(sweep, rows)
     print_table(rows, sweep or folders[0], failures)
-    return rows
+    return rows, failures
 
 
 def task(config: DictConfig) -> None:
@@ -80,7 +85,9 @@ def task(config: DictConfig) -> None:
 
     options = plain(config)
     with threadpool_limits(options["threads"] if isinstance(options["threads"], int) else 1):
-        probe_runs(options)
+        failures = _probed(options)[1]
+    if failures:  # named in the table's last lines; the others are done
+        raise SystemExit(EXIT_FAILED)
 
 
 def main(arguments: list[str]) -> int:

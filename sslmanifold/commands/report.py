@@ -1,6 +1,6 @@
 """``sslmanifold report DIR``: one self-contained page about a run, a sweep or several."""
 
-from sslmanifold.commands.application import EXIT_MISTAKE, complain
+from sslmanifold.commands.application import EXIT_FAILED, EXIT_MISTAKE, complain
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError, printable
 
@@ -11,6 +11,7 @@ HELP = """usage: sslmanifold report DIR [DIR ...] [out=FOLDER]        (or run=DI
 Writes report.html (self-contained, interactive), report.md and table.csv (one row a job, all summary keys) about
 every run at or below the folders: what was swept, best and worst, constraint × data tables, curves against the
 ODE, collapse warnings, predicted against seen, failed jobs with reasons.
+Exit status: 0, 1 where a run or one of its files could not be read (it is named), 2 for a mistake.
 """
 
 
@@ -18,8 +19,9 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         return 0 if arguments else EXIT_MISTAKE
-    from sslmanifold.report.findings import failures, tally
+    from sslmanifold.report.findings import damaged_files, failures, tally
     from sslmanifold.report.write import write_report
+    from sslmanifold.runs import UNREADABLE
 
     try:
         folders, options = folders_and_options(arguments, KEYS)
@@ -30,5 +32,6 @@ def main(arguments: list[str]) -> int:
         return complain("report", str(error), EXIT_MISTAKE)
     lines = [tally(records)]
     lines += [f"{record.name} {record.status}: {why}" for record, why in failures(records)[:20]]
-    print(printable("\n".join([*lines, *map(str, paths)])))
-    return 0
+    damaged = damaged_files(records)
+    print(printable("\n".join([*lines, *damaged[:20], *map(str, paths)])))
+    return EXIT_FAILED if damaged or any(record.status == UNREADABLE for record in records) else 0

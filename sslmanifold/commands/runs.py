@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sslmanifold.commands.application import EXIT_INTERRUPTED, EXIT_MISTAKE, complain
+from sslmanifold.commands.application import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISTAKE, complain
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError
 
@@ -23,6 +23,7 @@ A table of every run at or below the folders.
   filter=status=failed                      also constraint=none, 'rank/effective<1.1', 'seed>2'
   columns=train/loss,probe/knn/accuracy     other summary keys
   watch=true                                live progress of a running sweep
+Exit status: 0, 1 where a run could not be read (it is named), 2 for a mistake.
 """
 
 
@@ -46,8 +47,9 @@ def _show(folders: Sequence[str], options: dict[str, Any]) -> int:
     from sslmanifold.console import wide_console
     from sslmanifold.report.listing import listing
 
-    wide_console().print(listing(folders, **options))
-    return 0
+    found = listing(folders, **options)
+    wide_console().print(found)
+    return EXIT_FAILED if found.unreadable else 0
 
 
 def _watch(folders: Sequence[str], options: dict[str, Any]) -> int:
@@ -64,7 +66,8 @@ def _watch(folders: Sequence[str], options: dict[str, Any]) -> int:
     with Live(console=wide_console(), auto_refresh=False) as live:
         while True:
             ended = all_ended(folders)  # asked first: what stays on the screen is then the end
-            live.update(listing(folders, patient=True, **options), refresh=True)
+            found = listing(folders, patient=True, **options)
+            live.update(found, refresh=True)
             if ended:
-                return 0
+                return EXIT_FAILED if found.unreadable else 0
             time.sleep(1.0)

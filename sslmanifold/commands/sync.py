@@ -55,15 +55,24 @@ def _log_in() -> None:
         raise UserError("no W&B account here: run `wandb login`, or set WANDB_API_KEY. Nothing was uploaded")
 
 
-def _add_probes(folders: list[str]) -> None:
-    """What ``sslmanifold probe`` found after the training becomes part of the W&B run."""
+def _add_probes(folders: list[str]) -> list[str]:
+    """What ``sslmanifold probe`` found after the training becomes part of the W&B run.
+
+    Returns:
+        One line for each run whose files are damaged: its probes are left out.
+    """
     from sslmanifold.loggers.wandb_media import log_probes
     from sslmanifold.runs import run_folders
 
+    damaged = []
     for folder in folders:
         for run_dir in run_folders(Path(folder)):
             if (run_dir / "probes").is_dir():
-                log_probes(run_dir)
+                try:
+                    log_probes(run_dir)
+                except ValueError as error:  # of a configuration or of a probe's JSON
+                    damaged.append(f"the probes of {run_dir} were left out: {error}")
+    return damaged
 
 
 def main(arguments: list[str]) -> int:
@@ -76,17 +85,18 @@ def main(arguments: list[str]) -> int:
         if wanted not in ("true", "false"):
             raise UserError(f"dry_run={options['dry_run']} is neither true nor false")
         dry_run = wanted == "true"
-        if not dry_run:
-            _add_probes(folders)
+        damaged = [] if dry_run else _add_probes(folders)
         runs = offline_runs(folders)
         if runs and not dry_run:
             _log_in()
     except UserError as error:
         print(f"sslmanifold sync: {error}", file=sys.stderr)
         return EXIT_MISTAKE
+    for line in damaged:
+        print(f"sslmanifold sync: {line}", file=sys.stderr)
     if not runs:
         print("nothing to upload: no offline W&B run that is not uploaded yet (train with logger=wandb)")
-        return 0
+        return EXIT_FAILED if damaged else 0
     extra = [f"--{key}={options[key]}" for key in ("project", "entity") if key in options]
     failed = []
     for name, paths in runs.items():
@@ -101,4 +111,4 @@ def main(arguments: list[str]) -> int:
             "The same command goes on with them",
             file=sys.stderr,
         )
-    return EXIT_FAILED if failed else 0
+    return EXIT_FAILED if failed or damaged else 0

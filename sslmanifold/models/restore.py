@@ -23,7 +23,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: where the file is damaged or was not written by sslmanifold.
     """
     checkpoint = load_file(path)
-    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("sslmanifold"), dict)):
+    parts = ("sslmanifold", "state_dict")
+    if not (isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(p), dict) for p in parts)):
         raise UserError(f"{path} is not a checkpoint of sslmanifold: pass a run's checkpoints/last.ckpt")
     return checkpoint
 
@@ -62,20 +63,20 @@ def require_feasible(
 
 
 def restore_network(
-    config: dict[str, Any], path: Path, opened: Opened, *, project: bool = False
+    config: dict[str, Any], checkpoint: dict[str, Any], path: Path, opened: Opened, *, project: bool = False
 ) -> ConstrainedNetwork | LinearMap:
     """The network of a run, weights strictly as saved, in evaluation mode.
 
     Args:
         config: the run's configuration.
-        path: the checkpoint.
+        checkpoint: as :func:`read_checkpoint` gives it.
+        path: where it was read from, for messages.
         opened: the run folder, which may name only classes of this package and of those that it is trusted with.
         project: project weights that left their manifold instead of refusing them.
 
     Raises:
-        UserError: for a damaged checkpoint, or weights that left their manifold (naming the residual).
+        UserError: for a checkpoint of another network, or weights that left their manifold (naming the residual).
     """
-    checkpoint = read_checkpoint(path)
     if checkpoint["sslmanifold"].get("kind") == "dynamics":
         return _restore_map(config, checkpoint["state_dict"], opened)
     state = {

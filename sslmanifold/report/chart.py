@@ -55,5 +55,8 @@ def read(record: Record, *names: str) -> dict[str, np.ndarray]:
         return {}
     try:
         return read_arrays(path, names)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        fault = f"{path} cannot be read: {error}"
+        if fault not in record.faults:
+            record.faults.append(fault)
         return {}

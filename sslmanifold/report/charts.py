@@ -48,7 +48,7 @@ def thinned(steps: np.ndarray, values: np.ndarray, points: int = POINTS) -> tupl
 
 
 def _curve(record: Record, key: str) -> tuple[np.ndarray, np.ndarray] | None:
-    metrics = record.run.metrics
+    metrics = record.metrics
     if key not in metrics:
         return None
     steps, values = np.asarray(metrics["step"]), np.asarray(metrics[key])

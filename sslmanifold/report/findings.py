@@ -171,6 +171,11 @@ def failures(records: Sequence[Record]) -> list[tuple[Record, str]]:
     ]
 
 
+def damaged_files(records: Sequence[Record]) -> list[str]:
+    """Files of runs with a result that could not be read, as far as charts needed them."""
+    return [fault for record in records if not record.damage for fault in record.faults]
+
+
 def predicted_pairs(records: Sequence[Record]) -> dict[str, tuple[str, str]]:
     """What → (key of the prediction, key of what was seen), for everything that some run has both of."""
     pairs = {"loss (L* against the last loss)": ("train/optimum", "train/loss")}

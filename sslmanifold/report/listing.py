@@ -1,9 +1,9 @@
 """The terminal's table of runs: sorted, filtered, with the progress of those that still run."""
 
-import csv
 import operator
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from sslmanifold.console import wide_console
-from sslmanifold.errors import UserError
+from sslmanifold.errors import UserError, printable
 from sslmanifold.report.findings import tally
 from sslmanifold.report.records import Record, collect, telling_keys
 from sslmanifold.report.terminal import COLUMNS, fitting, runs_table, usual_columns, value_of
+from sslmanifold.runs import UNREADABLE
 from sslmanifold.sweeps.manifest import Manifest
 
 _COMPARISONS = {
@@ -28,9 +29,20 @@ _COMPARISONS = {
 }
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What is printed, and whether a run in it could not be read."""
+
+    lines: RenderableType
+    unreadable: bool = False
+
+    def __rich__(self) -> RenderableType:
+        return self.lines
+
+
 def listing(
     folders: Sequence[str | Path], sort: str = "", filter: str = "", columns: str = "", patient: bool = False
-) -> RenderableType:
+) -> Listing:
     """What ``sslmanifold runs`` prints.
 
     Args:
@@ -46,7 +58,7 @@ def listing(
         records = collect(folders)
     except UserError:
         if patient:
-            return Text("no runs yet")
+            return Listing(Text("no runs yet"))
         raise
     keys = telling_keys(records)
     shown = {k: k for k in columns.split(",") if k}
@@ -56,7 +68,7 @@ def listing(
     for condition in filter.split(",") if filter else ():
         records = [r for r in records if _holds(r, *_parsed(condition, records))]
     if not records:
-        return Text(f"no run matches filter={filter}")
+        return Listing(Text(f"no run matches filter={filter}"))
     if sort:
         key = COLUMNS.get(sort.lstrip("-"), sort.lstrip("-"))
         if key != "run":
@@ -72,20 +84,17 @@ def listing(
     for record in records:
         if record.status == "running":
             lines.append(Text(f"{record.name}: {progress(record)}", style="cyan"))
+        elif record.status == UNREADABLE:
+            lines.append(Text(printable(f"{record.name}: {record.summary['reason']}"), style="red"))
     lines.append(Text(f"{tally(records)}{_expected(folders, len(records)) if not filter else ''}"))
-    return Lines(*lines)
+    return Listing(Lines(*lines), any(record.status == UNREADABLE for record in records))
 
 
 def progress(record: Record) -> str:
     """ "step 420 of 1000", from the rows written so far."""
     total = record.flat.get("trainer.max_steps")
-    path = record.run.folder.metrics
-    last = ""
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                last = row["step"]
-    return f"step {last or 0} of {total}"
+    steps = record.metrics.get("step") or [0]
+    return f"step {steps[-1]:.0f} of {total}"
 
 
 def all_ended(folders: Sequence[str | Path]) -> bool:

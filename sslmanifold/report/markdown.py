@@ -33,6 +33,9 @@ def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
     if missing:
         rows = [(_link(r, out), findings.describe(r, keys), r.status, why) for r, why in missing]
         parts += ["## Without a result", _table(["run", "job", "status", "reason"], rows)]
+    damaged = findings.damaged_files(records)
+    if damaged:
+        parts += ["## Damaged files", "\n".join(f"- {line}" for line in damaged)]
     best = findings.best_and_worst(groups, records)
     if best:
         parts += ["## Best and worst", _table(["data", "metric", "best", "worst"], best)]

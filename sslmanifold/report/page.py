@@ -94,6 +94,7 @@ def report_page(records: Sequence[Record], title: str, out: Path) -> str:
 
     keys = telling_keys(records)
     groups = grouped(records, keys)
+    drawn = charts(groups, records)  # first: what cannot be read is found out on the way
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(findings.tally(records))}</p>',
@@ -103,11 +104,12 @@ def report_page(records: Sequence[Record], title: str, out: Path) -> str:
             "Short of the optimum", findings.shortfall_warnings(groups, records), findings.TO_THE_OPTIMUM
         ),
         _failures(records, keys, out),
+        _warnings("Damaged files", findings.damaged_files(records)),
         _best(findings.best_and_worst(groups, records)),
         _means(records, groups),
     ]
     count = 0
-    for heading, found in charts(groups, records):
+    for heading, found in drawn:
         size = "grid small" if heading.startswith("Embeddings") else "grid"
         body.append(f'<h2>{escape(heading)}</h2><div class="{size}">')
         for chart in found:

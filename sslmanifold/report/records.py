@@ -6,7 +6,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,12 @@ class Record:
     Attributes:
         name: its path below the folder that was asked for.
         run: the folder, read on demand.
+        faults: damaged files of a run that is a row all the same, as far as they were read.
     """
 
     name: str
     run: Run
+    faults: list[str] = field(default_factory=list)
 
     @property
     def path(self) -> Path:
@@ -49,6 +51,15 @@ class Record:
         except UserError as error:
             return str(error)
         return ""
+
+    @cached_property
+    def metrics(self) -> dict[str, list[float]]:
+        """The run's logged rows, none where they cannot be read."""
+        try:
+            return self.run.metrics
+        except UserError as error:
+            self.faults.append(str(error))
+            return {}
 
     @property
     def config(self) -> dict[str, Any]:

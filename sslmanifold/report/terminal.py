@@ -9,7 +9,7 @@ from rich.table import Table
 from sslmanifold.console import TextConsole, cell, wide_console
 from sslmanifold.report.findings import advice
 from sslmanifold.report.records import Record, collect, is_collapsed, swept_value, telling_keys
-from sslmanifold.runs import Run
+from sslmanifold.runs import UNREADABLE, Run
 
 _ROWS = (
     ("loss", "train/loss"),
@@ -176,7 +176,7 @@ def print_sweep(folder: Path, expected: int | None) -> dict[str, int]:
         if hidden:
             console.print(f"no room for {', '.join(hidden)}", style="dim", highlight=False, markup=False)
         for record in records:
-            if record.status in ("failed", "interrupted"):
+            if record.status in ("failed", "interrupted", UNREADABLE):
                 what = " ".join(f"{key}={swept_value(record, key)}" for key in keys)
                 reason = record.summary.get("reason") or "no reason was left"
                 text = f"job {record.name} ({what}) {record.status}: {reason}"

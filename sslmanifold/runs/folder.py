@@ -11,6 +11,7 @@ export/               the embedding without this package
 """
 
 import csv
+import errno
 import io
 import json
 import math
@@ -45,8 +46,11 @@ def replace_durably(temporary: Path, path: Path) -> None:
 def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems know no fsync of a folder
-            os.fsync(handle)
+        os.fsync(handle)
+    except OSError as error:
+        # some network file systems know no fsync of a folder; others say here that there was no room
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
     finally:
         os.close(handle)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 # keys that change how a job is run or watched, never what it computes
@@ -41,3 +42,43 @@ def sweep_line(overrides: Iterable[str]) -> list[str]:
 def _beside_the_point(key: str) -> bool:
     """Whether a key, ``logger`` or ``logger.project``, changes nothing that is computed."""
     return key.split(".")[0] in NOT_IDENTITY or key.split(".")[:2] == ["callbacks", "progress"]
+
+
+# what a run's weights and their data are made of
+_MADE_OF = ("seed", "replicas", "data", "model", "loss", "constraint")
+# where files lie may change, as when a run is opened on another machine; which files they are may not
+_PLACES = ("data.root", "data.path", "data.test_path", "data.labels", "data.test_labels")
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value of every leaf."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{name}.")
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def other_weights(config: Mapping[str, Any], saved: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, value, value saved) wherever a configuration is not that of the weights saved with the other one."""
+    absent = "nothing"
+    ours, theirs = (
+        flat({key: value for key, value in one.items() if key in _MADE_OF}) for one in (config, saved)
+    )
+    found = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        one, other = ours.get(key, absent), theirs.get(key, absent)
+        moved = key in _PLACES and (
+            key == "data.root"
+            or (isinstance(one, str) and isinstance(other, str) and _file(one) == _file(other))
+        )
+        if one != other and not moved:
+            found.append((key, one, other))
+    return found
+
+
+def _file(path: str) -> str:
+    return PurePath(path).name

@@ -16,6 +16,7 @@ import numpy as np
 from sslmanifold.config.targets import Opened, trusted_packages
 from sslmanifold.errors import UserError
 from sslmanifold.runs.folder import UNREADABLE, RunFolder
+from sslmanifold.runs.identity import other_weights
 from sslmanifold.runs.plain_yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 # the summary of a run with a thousand replicas has a few megabytes
 LARGEST_SUMMARY = 1 << 26
+
+# what every run's configuration chooses
+GROUPS = ("data", "model", "loss", "constraint", "optimizer", "scheduler", "trainer", "logger")
 
 
 class Run:
@@ -79,9 +83,13 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         try:
-            return read_yaml(self.folder.config)
+            config = read_yaml(self.folder.config)
+            lacking = [key for key in GROUPS if not isinstance(config.get(key), dict)]
+            if lacking:  # cut short, or of something else
+                raise ValueError(f"it says nothing of {', '.join(lacking)}")
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder.config} cannot be read ({error}): train the run again") from None
+        return config
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -104,10 +112,14 @@ class Run:
     def metrics(self) -> dict[str, list[float]]:
         if not self.folder.metrics.exists():
             return {}
-        with self.folder.metrics.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        columns = rows[0].keys() if rows else ()
-        return {key: [float(row[key]) if row[key] else math.nan for row in rows] for key in columns}
+        try:
+            with self.folder.metrics.open(encoding="utf-8", newline="") as file:
+                reader = csv.reader(file)
+                columns = next(reader, [])
+                rows = [_numbers(cells, len(columns), reader.line_num) for cells in reader]
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"{self.folder.metrics} cannot be read: {error}") from None
+        return {key: [row[i] for row in rows] for i, key in enumerate(columns)} if rows else {}
 
     @cached_property
     def trajectory(self) -> dict[str, np.ndarray]:
@@ -122,7 +134,7 @@ class Run:
 
     @cached_property
     def model(self) -> "ConstrainedNetwork":
-        from sslmanifold.models.restore import restore_network
+        from sslmanifold.models.restore import read_checkpoint, restore_network
 
         if not self.checkpoint.exists():
             reason = self.summary.get("reason")
@@ -131,11 +143,38 @@ class Run:
                 + (f" (the run {self.summary['status']}: {reason})" if reason else "")
                 + f": train it first, `sslmanifold train ckpt_path={self.path}`"
             )
-        return restore_network(self.config, self.checkpoint, self.opened, project=self.project)  # type: ignore[return-value]  # LinearMap has its interface
+        checkpoint = read_checkpoint(self.checkpoint)
+        for key, ours, theirs in other_weights(
+            self.config, checkpoint["sslmanifold"].get("config") or self.config
+        ):
+            raise UserError(
+                f"{self.checkpoint} was trained with {key}={theirs}, and {self.folder.config} says {ours}: restore it, "
+                "or train another run"
+            )
+        return restore_network(self.config, checkpoint, self.checkpoint, self.opened, project=self.project)  # type: ignore[return-value]  # LinearMap has its interface
 
     def embed(self, x: Any) -> "Tensor":
         """Embed raw inputs (n, d) with the run's last weights: see ``ConstrainedNetwork.embed``."""
         return self.model.embed(x)
+
+
+def _numbers(cells: Sequence[str], columns: int, line: int) -> list[float]:
+    """One row of numbers, NaN for an empty cell."""
+    if len(cells) != columns:
+        raise ValueError(f"line {line} has {len(cells)} of {columns} cells; remove that line")
+    try:
+        return [float(cell) if cell else math.nan for cell in cells]
+    except ValueError:
+        wrong = next(cell for cell in cells if cell and not _is_number(cell))
+        raise ValueError(f"line {line} has {wrong[:40]!r} where a number is due; remove that line") from None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sslmanifold.config.compose import composed
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, RunFolder
+from sslmanifold.runs.identity import flat
 from sslmanifold.runs.plain_yaml import read_plain
 
 if TYPE_CHECKING:
@@ -74,18 +75,6 @@ def locate_checkpoint(ckpt_path: str | Path, run_dir: str | Path | None = None) 
     if not folder.config.exists():
         raise UserError(f"ckpt_path={path} is not a run folder: it has no config.yaml")
     return folder, folder.checkpoint
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key → value of every leaf."""
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            leaves |= flat(value, f"{name}.")
-        else:
-            leaves[name] = value
-    return leaves
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -132,6 +132,7 @@ def _config(constraint: str, data: str, seed: int, hidden: int, steps: int) -> d
         "loss": {"_target_": "sslmanifold.losses.Contrastive"},
         "constraint": {"_target_": f"sslmanifold.constraints.{constraint}"},
         "trainer": {"max_steps": steps},
+        **{group: {} for group in ("optimizer", "scheduler", "logger")},
     }
 
 

@@ -16,6 +16,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, RunFolder, run_folders
 from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.identity import config_key, sweep_line
+from sslmanifold.runs.run import GROUPS
 from sslmanifold.sweeps.job import JobFailed, run_job
 from sslmanifold.sweeps.manifest import Manifest, latest_sweep, started_jobs
 from sslmanifold.sweeps.objective import objective
@@ -74,6 +75,10 @@ def test_run_folders_in_natural_order_without_hydras_own(tmp_path: Path) -> None
     assert [p.name for p in run_folders(tmp_path)] == ["2", "2_ab", "9", "10"]
 
 
+# what a configuration must name to be a run's
+NAMED: dict[str, Any] = {group: {} for group in GROUPS}
+
+
 # -- one job ---------------------------------------------------------------------------------------------
 
 
@@ -91,7 +96,7 @@ def trained(options: dict[str, Any], folder: Path) -> Run:
 
 
 def job(sweep: Path, name: str, **config: Any) -> tuple[Run, bool]:
-    full = {"seed": 0, "resume": False, **config}
+    full = {"seed": 0, "resume": False, **NAMED, **config}
     return run_job(OmegaConf.create(full), sweep / name, sweep, {"data": "digits"}, trained)
 
 
@@ -130,7 +135,7 @@ def test_a_changed_line_keeps_what_is_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", ["interrupted", "failed", None])
 def test_an_unfinished_job_starts_again_in_its_folder(tmp_path: Path, status: str | None) -> None:
     folder = RunFolder(tmp_path / "0")
-    folder.write_config({"seed": 0})
+    folder.write_config({"seed": 0, **NAMED})
     folder.path.joinpath("metrics.csv").write_text("step\n0\n")
     if status:
         folder.write_summary({"status": status})
@@ -138,6 +143,18 @@ def test_an_unfinished_job_starts_again_in_its_folder(tmp_path: Path, status: st
     assert not before
     assert run.path == tmp_path / "0"
     assert not folder.metrics.exists()
+
+
+@pytest.mark.parametrize("text", ["", "seed: 0\ndata:\n  n: [1,"])
+def test_a_job_whose_configuration_is_damaged_is_done_again(tmp_path: Path, text: str) -> None:
+    job(tmp_path, "0")
+    job(tmp_path, "1", seed=1)
+    (tmp_path / "0" / "config.yaml").write_text(text)
+    assert list(started_jobs(tmp_path).values()) == ["1"]
+    run, before = job(tmp_path, "0", resume=True)
+    assert not before
+    assert run.path == tmp_path / "0"
+    assert run.config["seed"] == 0
 
 
 def test_a_failure_leaves_names_and_reason(tmp_path: Path) -> None:
