@@ -70,7 +70,12 @@ def curvature_rate(module: SSLModule, datamodule: PairDataModule) -> AutomaticRa
     for index, manifold in enumerate(manifolds):
         if isinstance(manifold, geoopt.Euclidean):
             weights[index] = weights[index] / torch.linalg.matrix_norm(weights[index], 2)
-    norm = factor * hessian_norm(lambda w: module.sample_objective(w, batch).sum(), weights, manifolds)
+
+    def norm_along(directions: Sequence[Any]) -> float:
+        return factor * hessian_norm(lambda w: module.sample_objective(w, batch).sum(), weights, directions)
+
+    # where no step moves anything (square weights, κ = 0), of all directions: the run is without effect, not an error
+    norm = norm_along(manifolds) or norm_along([geoopt.Euclidean(ndim=2)] * len(weights))
     if not (math.isfinite(norm) and norm > 0):
         raise UserError(
             f"optimizer.lr=auto: the Hessian of the objective at the initial weights has norm {norm:g}, so no step "

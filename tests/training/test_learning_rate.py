@@ -63,6 +63,10 @@ def test_a_square_layer_without_a_gradient_is_left_out() -> None:
     assert hessian_norm(lambda weights: weights[0].sum().square(), [w], [Stiefel()]) == 0
 
 
+def test_where_nothing_can_move_there_is_a_rate_all_the_same(experiment: Callable[..., Experiment]) -> None:
+    assert experiment("data=half_moons", "loss=infonce", "constraint.w1=rows").learning_rate > 0
+
+
 @pytest.mark.parametrize(("data", "reduction"), [("half_moons", "sum"), ("digits", "mean")])
 @pytest.mark.parametrize("constraint", CONSTRAINTS)
 def test_the_hessians_rule_agrees_with_cs(
