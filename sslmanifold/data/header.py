@@ -38,13 +38,12 @@ def has_header(
         return not all(map(dialect.is_number, first))
     if names and not numbers:
         return True
-    nameless_index = first[0] == "" and _counts(columns[0])
     unlike = _looks_unlike(first, columns, numbers, dialect)
-    if _counts_columns(first, numbers) and (nameless_index or len(numbers) >= 3):
-        if names or nameless_index or unlike or len(numbers) >= 8:
-            return True
-        unlike = True
-    if names or nameless_index or unlike:
+    numbered = _numbers_columns(first, numbers)
+    nameless_index = first[0] == "" and _counts(columns[0])
+    if numbered and (nameless_index or (len(numbers) >= 3 and (names or unlike or len(numbers) >= 8))):
+        return True
+    if names or nameless_index or unlike or (numbered and (len(numbers) >= 3 or first[numbers[0]] == "0")):
         shown = ", ".join(map(repr, first[:6])) + (", …" if len(first) > 6 else "")
         raise UserError(
             f"{source}: its first line ({shown}) may be a header or a sample: set data.header=true or data.header=false"
@@ -54,13 +53,13 @@ def has_header(
 
 def _counts(cells: list[str]) -> bool:
     """Whether the cells are 0, 1, 2, … or 1, 2, 3, …"""
-    return len(cells) >= 2 and any(cells == [str(i + start) for i in range(len(cells))] for start in (0, 1))
+    return bool(cells) and any(cells == [str(i + start) for i in range(len(cells))] for start in (0, 1))
 
 
-def _counts_columns(first: list[str], numbers: list[int]) -> bool:
+def _numbers_columns(first: list[str], numbers: list[int]) -> bool:
     """Whether the cells number their columns, perhaps with an index and labels between them."""
     offsets = {int(first[i]) - i if first[i].isdigit() else None for i in numbers}
-    return len(numbers) >= 2 and len(offsets) == 1 and offsets <= {-2, -1, 0, 1}
+    return len(offsets) == 1 and offsets <= {-2, -1, 0, 1}
 
 
 def _looks_unlike(first: list[str], columns: list[list[str]], numbers: list[int], dialect: Dialect) -> bool:

@@ -5,6 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from sslmanifold.data import Array
 from sslmanifold.errors import UserError
@@ -110,7 +113,7 @@ def test_an_index_written_twice_and_the_choice_to_keep_it(tmp_path):
 def test_a_shuffled_index_without_header_and_what_is_none(tmp_path):
     shuffled = FRAME.sample(frac=1, random_state=0)
     assert load(tmp_path, shuffled.to_csv(header=False)).dim == 3
-    assert load(tmp_path, "0\n1\n2\n3\n").dim == 1  # the only column is a feature
+    assert load(tmp_path, "1\n2\n3\n4\n").dim == 1  # the only column is a feature
     assert load(tmp_path, "2,0.5\n0,1.5\n1,2.5\n").dim == 2  # three rows in any order prove nothing
     assert (
         load(tmp_path, FRAME.assign(id=1).to_csv(index=False)).dim == 4
@@ -155,6 +158,8 @@ def test_a_header_of_numbers_above_integers(tmp_path):
         pd.DataFrame(X, columns=[400.5, 401.5, 402.5]).to_csv(index=False),
         pd.DataFrame(PIXELS[:, :4] % 5).to_csv(index=False),
         "0\n0.5\n0.25\n",
+        "0\n3\n5\n",
+        "0,1\n3,0\n5,2\n",
         "1,x,4\n1,2,3\n4.5,5,6\n",
         "150,4,setosa\n5.1,3.5,0\n4.9,3.0,0\n",  # scikit-learn's iris.csv
     ],
@@ -237,3 +242,51 @@ def test_a_name_that_two_columns_have(tmp_path):
     with pytest.raises(UserError, match=r"two columns are called a: give data\.labels=NUMBER"):
         load(tmp_path, "a,a\n1,2\n3,4\n", labels="a")
     assert load(tmp_path, "a,a\n1,2\n3,4\n", labels=1).classes == [2, 4]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    x=arrays(
+        np.float64,
+        st.tuples(st.integers(1, 15), st.integers(1, 6)),
+        elements=st.floats(-1e12, 1e12) | st.integers(-3, 300).map(float),
+    ),
+    written=st.fixed_dictionaries(
+        {
+            "sep": st.sampled_from(",;\t|"),
+            "decimal": st.sampled_from(".,"),
+            "header": st.booleans(),
+            "index": st.booleans(),
+            "lineterminator": st.sampled_from(["\n", "\r\n"]),
+            "quoting": st.sampled_from([0, 1]),
+        }
+    ),
+    whole=st.booleans(),
+    numbered=st.booleans(),
+)
+def test_whatever_pandas_writes_is_read_as_it_is_or_asked_about(
+    tmp_path_factory, x, written, whole, numbered
+):
+    if (
+        written["sep"] == "," or x.shape[1] == 1
+    ):  # one column with decimal commas is two columns to any reader
+        written["decimal"] = "."
+    frame = pd.DataFrame(x)
+    if whole:
+        frame = frame.round().astype(np.int64)
+    if not numbered:
+        frame.columns = [f"f{i}" for i in frame.columns]
+    path = tmp_path_factory.mktemp("written") / "f.csv"
+    path.write_bytes(frame.to_csv(**written).encode())
+    options = (
+        {} if written["index"] else {"index": False}
+    )  # a frame without an index may look as if it had one
+    try:
+        samples = Array(path=str(path), **options).read(0)
+    except UserError as error:
+        if "may be a header or a sample" not in str(error):
+            raise
+        samples = Array(path=str(path), header=written["header"], **options).read(0)
+    if written["index"] and not written["header"] and len(frame) < 3:
+        return  # two rows that begin with 0 and 1 may be anything
+    np.testing.assert_array_equal(samples.train_x.numpy(), frame.to_numpy(dtype=np.float64))
