@@ -13,7 +13,7 @@ from sslmanifold.runs.identity import config_key
 NAME = "sweep.json"
 
 # a job with one of these has its answer; the others run again
-DONE = ("completed", "diverged")
+DONE = ("completed", "stopped", "diverged")
 
 
 @dataclass
