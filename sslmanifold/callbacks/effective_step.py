@@ -46,7 +46,8 @@ def outside_the_flow(optimizer: Optimizer, clip_value: float | None, clip_algori
     group: dict[str, Any] = optimizer.param_groups[0]
     found = []
     if clip_value and (clip_algorithm == "value" or "betas" in group):
-        found.append(f"gradients clipped by {clip_algorithm or 'norm'} at {clip_value:g}")
+        how = "value" if clip_algorithm == "value" else "norm"
+        found.append(f"gradients clipped by {how} at {clip_value:g}")
     if group.get("max_norm") is not None:
         found.append(f"optimizer.max_norm={group['max_norm']:g}, which clips each matrix by itself")
     if group.get("maximize"):

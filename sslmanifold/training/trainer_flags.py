@@ -95,7 +95,7 @@ class TrainerFlags:
     max_epochs: int | None = None
     min_epochs: _STEPS = None
     min_steps: _STEPS = None
-    max_time: str | dict[str, float] | None = None
+    max_time: Any = None
     limit_train_batches: int | float | None = None
     overfit_batches: int | float | None = None
     accumulate_grad_batches: _STEPS = None
@@ -223,9 +223,9 @@ class TrainerFlags:
             if parts:
                 days, hours, minutes, seconds = map(int, parts.groups())
                 return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
-        else:
+        elif isinstance(self.max_time, Mapping):
             try:
-                return timedelta(**self.max_time).total_seconds()
+                return timedelta(**self.max_time).total_seconds()  # type: ignore[arg-type]
             except TypeError:
                 pass
         raise UserError(
@@ -284,27 +284,29 @@ class TrainerFlags:
         return max(passes, self.min_steps or 0) or None
 
     def effects(self) -> dict[str, str]:
-        """Argument → what it does to the run and to its comparison with the flow, of those that were given."""
-        said: dict[str, str] = {}
-        for key, sentence in _EFFECTS.items():
-            value = getattr(self, key)
-            if value is not None and value is not False and value != 0:
-                said[key] = f"{value}: {sentence}"
-        return said
+        """Argument → its value and what that does to the run and its comparison with the flow, of those given."""
+        return {key: f"{getattr(self, key)}: {said}" for key, said in self._sentences() if getattr(self, key)}
+
+    def _sentences(self) -> list[tuple[str, str]]:
+        clips = (
+            "no entry of a gradient is larger, which is not in the flow"
+            if self.gradient_clip_algorithm == "value"
+            else "no Riemannian gradient is longer; the flow's clock takes the clipped length"
+        )
+        return [*EFFECTS.items(), ("gradient_clip_val", clips)]
 
 
 _UNCHANGED = "the numbers are the same"
-_EFFECTS: Mapping[str, str] = {
-    "accumulate_grad_batches": "each step averages the gradients of so many batches, and the flow follows their mean C",
-    "gradient_clip_val": "",  # said by the module: it depends on the algorithm and the optimizer
-    "limit_train_batches": "so many batches of each pass, in a new order each time; C stays that of all the data",
+EFFECTS: dict[str, str] = {
+    "accumulate_grad_batches": "each step averages the gradients of so many batches; the flow takes one step for them",
+    "limit_train_batches": "so many batches of each pass, in a new order each time; C is still that of all the data",
     "overfit_batches": "the training data are so many batches, always the same; C is theirs",
     "max_epochs": "passes over the data, counted as steps",
-    "max_time": "may end the run before max_steps; then its status is stopped",
+    "max_time": "may end the run before max_steps; its status is then stopped",
     "min_steps": "no callback stops the run before",
     "min_epochs": "no callback stops the run before so many passes",
     "benchmark": _UNCHANGED,
-    "detect_anomaly": _UNCHANGED + ", the run slower",
-    "profiler": _UNCHANGED + ", the run slower; its report is in profile/",
+    "detect_anomaly": f"{_UNCHANGED}, the run slower",
+    "profiler": f"{_UNCHANGED}, the run slower; the report is in profile/",
     "sync_batchnorm": "no effect: there is no batch normalisation",
 }
