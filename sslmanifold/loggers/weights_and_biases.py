@@ -12,7 +12,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.loggers.base import RunLogger
 from sslmanifold.loggers.wandb_media import log_media
 from sslmanifold.loggers.wandb_parts import wandb_id
-from sslmanifold.runs import Run
+from sslmanifold.runs import ENDED, Run
 
 # keys whose smallest and largest values over the run stand in the W&B summary beside the last
 EXTREMES = (
@@ -93,7 +93,7 @@ class WandB(RunLogger):
                 continue
             run = logger.experiment
             try:
-                if summary.get("status") in ("completed", "diverged", "interrupted"):
+                if summary.get("status") in (*ENDED, "interrupted"):
                     log_media(run, Run(logger.run_dir), figures)
                 logged = Run(logger.run_dir).metrics.keys()
                 run.summary.update(
@@ -102,7 +102,7 @@ class WandB(RunLogger):
                 )
             finally:
                 # an open run would take the rows of the next job of this process
-                run.finish(exit_code=0 if summary.get("status") in ("completed", "diverged") else 1)
+                run.finish(exit_code=0 if summary.get("status") in ENDED else 1)
 
 
 class DynamicsLogger(WandbLogger):

@@ -277,7 +277,7 @@ def checkpoint_to_resume(config: Mapping[str, Any], folder: RunFolder) -> Path |
             "run with a smaller optimizer.lr or another constraint"
         )
     done, asked = max(saved["steps_done"], _steps(folder)), config["trainer"]["max_steps"]
-    if done > asked:
+    if done > asked > 0:
         raise UserError(
             f"trainer.max_steps={asked} is less than the {done} steps that {folder.path} has done, and a run is not "
             "taken back: leave it out or ask for more, or start a new run without ckpt_path"
@@ -293,7 +293,5 @@ def _steps(folder: RunFolder) -> int:
 
 def finished(config: Mapping[str, Any], folder: RunFolder) -> bool:
     """Whether the run has already done all the steps the configuration asks for, and written its summary."""
-    return (
-        Run(folder.path).summary.get("status") == "completed"
-        and _steps(folder) >= config["trainer"]["max_steps"]
-    )
+    asked = config["trainer"]["max_steps"]
+    return asked > 0 and Run(folder.path).summary.get("status") == "completed" and _steps(folder) >= asked
