@@ -72,7 +72,7 @@ def _arguments(flags: TrainerFlags, run_dir: Path) -> dict[str, Any]:
         | {
             # passes are counted as steps, and batches are limited where they are drawn
             "max_epochs": 1,
-            "min_epochs": None,
+            "min_epochs": 0,
             "limit_train_batches": None,
             "overfit_batches": 0.0,
             # a row is to a run what a validation is to others: see sslmanifold.training.lightning_callbacks

@@ -10,11 +10,14 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, RunFolder
 from sslmanifold.training.experiment import Experiment
+from sslmanifold.training.fit import run_training
 from sslmanifold.training.lightning_trainer import build_trainer
+from sslmanifold.training.resume import resumed_config
 from sslmanifold.training.trainer_flags import EFFECTS, REFUSED, TrainerFlags
 
 BASE = ("data=gaussian", "data.dim=5", "data.n=60", "model.hidden=12", "loss.reduction=mean",
@@ -282,10 +285,7 @@ def test_passes_are_counted_as_steps(train: Callable[..., Run]) -> None:
 
 
 def resumed(compose_config: Callable[..., dict[str, Any]], run: Run, *overrides: str) -> Run:
-    from sslmanifold.training.fit import run_training
-    from sslmanifold.training.resume import resumed_config
-
-    composed = compose_config(*overrides)
+    composed = OmegaConf.create(compose_config(*overrides))
     config = resumed_config(run.config, composed, list(overrides), run.path)
     return run_training(config | {"ckpt_path": str(run.path)}, run.path)
 
