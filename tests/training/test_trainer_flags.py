@@ -405,6 +405,28 @@ def test_what_runs_is_what_is_said(train: Callable[..., Run], capsys: pytest.Cap
     assert train("data=half_moons", "trainer.max_steps=3").summary["trainer/precision"] == "32-true"
 
 
+def test_a_step_that_loss_scaling_leaves_out_takes_no_time(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As float16 does it on a GPU: the closure is evaluated, and the optimizer not called."""
+    from sslmanifold.geometry import RiemannianSGD
+
+    original, calls = RiemannianSGD.step, []
+
+    def step(self: RiemannianSGD, closure: Any = None) -> Any:
+        calls.append(closure)
+        return closure() if len(calls) == 3 else original(self, closure)
+
+    step.hooked = True  # type: ignore[attr-defined]
+    straight = train(*BASE, "optimizer.lr=0.02", "trainer.max_steps=5")
+    monkeypatch.setattr(RiemannianSGD, "step", step)
+    skipping = train(*BASE, "optimizer.lr=0.02", "trainer.max_steps=6")
+    same_weights(straight, skipping)
+    assert skipping.summary["trainer/steps_skipped"] == 1
+    for key in ("ode/time", "ode/deviation"):
+        assert skipping.summary[key] == pytest.approx(straight.summary[key], rel=1e-9)
+
+
 def test_the_environment_gives_no_flags(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_TRAINER_LIMIT_TRAIN_BATCHES", "1")
     monkeypatch.setenv("PL_TRAINER_MAX_TIME", "00:00:00:00")
