@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -10,20 +11,45 @@ class EffectiveStep:
 
     A momentum buffer that has seen k gradients weighs w_k = μ w_{k−1} + (1 − τ), w_1 = 1, of them (μ momentum,
     τ dampening): along a gradient that changes slowly the step is lr · w_k, which tends to lr (1 − τ)/(1 − μ).
-    Without momentum it is lr exactly. Adam's steps have no such time; they count as lr.
+    Without momentum it is lr exactly. A gradient clipped by a factor f ≤ 1 counts f times: the step is lr · f, or
+    w_k = μ w_{k−1} + (1 − τ) f_k. Adam's steps have no such time; they count as lr.
+
+    Attributes:
+        weight: w_k; a tensor (S,) where replicas are clipped by factors of their own.
     """
 
     def __init__(self) -> None:
-        self.weight = 0.0
+        self.weight: float | Tensor = 0.0
+        self.started = False
 
-    def __call__(self, optimizer: Optimizer, lr: float) -> float:
-        """The flow time of the step just taken with this lr."""
+    def __call__(self, optimizer: Optimizer, lr: float, factor: float | Tensor = 1.0) -> float | Tensor:
+        """The flow time of the step just taken with this lr, of a gradient times ``factor``, a number or (S,)."""
         group: dict[str, Any] = optimizer.param_groups[0]
         momentum = float(group.get("momentum", 0.0) or 0.0)
-        if momentum == 0:
+        if "betas" in group:
             return lr
-        first = self.weight == 0.0
-        self.weight = 1.0 if first else momentum * self.weight + 1.0 - float(group.get("dampening", 0.0))
+        if momentum == 0:
+            return lr * factor
+        kept = 1.0 if not self.started else 1.0 - float(group.get("dampening", 0.0))
+        self.weight, self.started = momentum * self.weight + kept * factor, True
         if group.get("nesterov", False):
-            return lr * (1.0 + momentum * self.weight)
+            return lr * (factor + momentum * self.weight)
         return lr * self.weight
+
+
+def outside_the_flow(optimizer: Optimizer, clip_value: float | None, clip_algorithm: str | None) -> list[str]:
+    """What shapes the optimizer's steps without a counterpart in the flow or its clock, in words.
+
+    Args:
+        clip_value, clip_algorithm: Lightning's ``gradient_clip_val`` and ``gradient_clip_algorithm``.
+    """
+    group: dict[str, Any] = optimizer.param_groups[0]
+    found = []
+    if clip_value and (clip_algorithm == "value" or "betas" in group):
+        how = "value" if clip_algorithm == "value" else "norm"
+        found.append(f"gradients clipped by {how} at {clip_value:g}")
+    if group.get("max_norm") is not None:
+        found.append(f"optimizer.max_norm={group['max_norm']:g}, which clips each matrix by itself")
+    if group.get("maximize"):
+        found.append("optimizer.maximize=true, which goes up the loss")
+    return found

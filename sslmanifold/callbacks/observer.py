@@ -55,6 +55,9 @@ class Recorded(lightning.LightningModule, ABC):
         time: Σ lr.
         last_lr: of the last step.
         steps_done: optimizer steps.
+        stepped: whether one has just been taken; False while gradients are accumulated.
+        batches: whose gradients it averaged.
+        step_factor: by what factor clipping shortened it, (S,), or None.
         diverged_at: the step that left the finite numbers, or None.
     """
 
@@ -69,7 +72,13 @@ class Recorded(lightning.LightningModule, ABC):
     time: float
     last_lr: float
     steps_done: int
+    batches: list[Any]
+    step_factor: Tensor | None
     diverged_at: int | None
+
+    @property
+    @abstractmethod
+    def stepped(self) -> bool: ...
 
     @abstractmethod
     def snapshot(self) -> Snapshot:

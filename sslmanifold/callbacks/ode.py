@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslmanifold.callbacks.effective_step import EffectiveStep
+from sslmanifold.callbacks.effective_step import EffectiveStep, outside_the_flow
 from sslmanifold.callbacks.head_comparison import HeadComparison
 from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
@@ -19,6 +19,7 @@ from sslmanifold.geometry import RiemannianSGD
 from sslmanifold.metrics import subspace_distance
 from sslmanifold.theory import cross_moment
 from sslmanifold.theory.flows.base import Flow, FlowBlowUp, pack, unpack
+from sslmanifold.theory.flows.clocks import OwnClocks
 
 if TYPE_CHECKING:
     from sslmanifold.constraints import Constraint
@@ -74,7 +75,8 @@ class ODEComparison(Observer):
         self._head = None if self.head is None else HeadComparison(self.head, self.features, self.loss)
         self.absent = ""  # why there is no flow to compare with
         self.departures: list[str] = []  # what is in the training and not in the flow
-        self.time = 0.0
+        self.time: float | Tensor = 0.0
+        self._clipped = False
         self.effective_step = EffectiveStep()
         self.flow: Flow | None = None
         self.state: Any = None
@@ -128,6 +130,8 @@ class ODEComparison(Observer):
         flow = self._flow(trainer, pl_module)
         if flow is None:
             return
+        if self._clipped and pl_module.network.replicas > 1:
+            flow = OwnClocks(flow)  # each replica is clipped by itself
         self.flow = flow
         start = flow.start(*(weight.detach().double().cpu() for weight in pl_module.network.weights))
         if self._resumed is None:
@@ -149,11 +153,15 @@ class ODEComparison(Observer):
             return
         if self.flow is None or self.state is None or pl_module.diverged_at is not None:
             return
-        step = self.effective_step(trainer.optimizers[0], pl_module.last_lr)
-        self.time += step
-        moment = self._batch_moment(pl_module, batch) if self._follows_batches else None
+        if not pl_module.stepped:  # gradients are being accumulated
+            return
+        factor = 1.0 if pl_module.step_factor is None else pl_module.step_factor.cpu()
+        step = self.effective_step(trainer.optimizers[0], pl_module.last_lr, factor)
+        step = float(step) if isinstance(step, Tensor) and step.numel() == 1 else step
+        self.time = self.time + step
+        moment = self._batch_moment(pl_module) if self._follows_batches else None
         try:
-            self.state = self.flow.advance(self.state, step, moment)
+            self.state = self.flow.advance(self.state, step, moment)  # type: ignore[arg-type]
         except FlowBlowUp as blow_up:
             self.state, self.blow_up_time = None, float(blow_up.time)
             self._deviation = None
@@ -161,10 +169,15 @@ class ODEComparison(Observer):
         self._compare(pl_module)
 
     @staticmethod
-    def _batch_moment(module: Recorded, batch: TripletBatch) -> Tensor:
-        """C of one batch as its loss was differentiated, (d, d)."""
-        tensors = [None if t is None else t.double().cpu() for t in batch]
-        return cross_moment(tensors[0], tensors[1], tensors[2], reduction=module.loss.reduction)  # type: ignore
+    def _batch_moment(module: Recorded) -> Tensor:
+        """C of one step as its loss was differentiated, (d, d): the mean over the batches that it averaged."""
+        moments = []
+        for batch in module.batches:
+            tensors = [None if t is None else t.double().cpu() for t in batch]
+            moments.append(
+                cross_moment(tensors[0], tensors[1], tensors[2], reduction=module.loss.reduction)  # type: ignore
+            )
+        return moments[0] if len(moments) == 1 else torch.stack(moments).mean(0)
 
     @property
     def _follows_batches(self) -> bool:
@@ -227,6 +240,9 @@ class ODEComparison(Observer):
             found.append("momentum, compared at the effective time Σ lr·w")
         if group.get("weight_decay", 0):
             found.append(f"optimizer.weight_decay={group['weight_decay']:g}")
+        outside = outside_the_flow(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+        self._clipped = bool(trainer.gradient_clip_val) and not any("clipped" in words for words in outside)
+        found += outside
         if not self._full_batch and not self._follows_batches:
             found.append(
                 "the noise of minibatches or resampled triplets about callbacks.ode.follow=population"
@@ -265,6 +281,7 @@ class ODEComparison(Observer):
             "deviation_max": self._deviation_max,
             "time": self.time,
             "momentum_weight": self.effective_step.weight,
+            "momentum_started": self.effective_step.started,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -276,11 +293,12 @@ class ODEComparison(Observer):
             self._deviation_max = state_dict["deviation_max"]
             self.time = state_dict["time"]
             self.effective_step.weight = state_dict["momentum_weight"]
+            self.effective_step.started = state_dict.get("momentum_started", bool(self.effective_step.weight))
 
     def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
         if self.flow is None:
             return {}
-        values = {"ode/time": torch.tensor(self.time, dtype=torch.float64)}
+        values = {"ode/time": torch.as_tensor(self.time, dtype=torch.float64)}
         if self.state is None or self._deviation is None or self._deviation_max is None:
             return values
         values["ode/deviation"] = self._deviation
@@ -324,6 +342,8 @@ class ODEComparison(Observer):
                 meaning.append("nonlinear network against the linear flow: Conjecture 1")
             if self._follows_batches:
                 meaning.append("the flow follows the realised batches")
+            if self._clipped:
+                meaning.append("a clipped step takes the time of its clipped length")
             if self.departures:
                 meaning.append(f"approximate: {'; '.join(self.departures)}")
             if meaning:

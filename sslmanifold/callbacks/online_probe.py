@@ -126,7 +126,8 @@ class OnlineProbe(Observer):
             torch.linspace(0, n - 1, min(n, self.points)).long() for n in (samples.n, len(samples.test_y))
         )
         self._data = train, samples.train_y[train], samples.test_x[test], samples.test_y[test]
-        self._period = (self.every_n_epochs or 100) * trainer.train_dataloader.steps_per_pass
+        batches = (self.every_n_epochs or 100) * trainer.train_dataloader.steps_per_pass
+        self._period = max(1, batches // trainer.accumulate_grad_batches)
         self._last_step = trainer.max_steps
 
     def _due(self, step: int, previous: int | None) -> bool:

@@ -35,7 +35,7 @@ class Optimum(Observer):
     * ``predicted/limit_rank``: rank of the limit of the map, under orthogonality;
     * ``predicted/steps_to_tolerance``: from the exact flow of these initial weights and this learning rate (with
       momentum at its effective steps), under orthogonality with full batches; absent where the run ends before, it
-      lies beyond t = 100/‖Λ‖₂, or no time is known (Adam, weight decay);
+      lies beyond t = 100/‖Λ‖₂, or no time is known in advance (Adam, weight decay, clipping);
     * ``predicted/largest_stable_step``: above it gradient descent leaves the optimum, under orthogonality;
     * ``seen/steps_to_tolerance``: the first step after which the gap is below the tolerance.
 
@@ -102,7 +102,10 @@ class Optimum(Observer):
         entries: dict[str, object] = dict(constraint.predictions(moment, shape))
         optimizer = trainer.optimizers[0]
         group, step = optimizer.param_groups[0], EffectiveStep()
-        timed = isinstance(optimizer, RiemannianSGD | torch.optim.SGD) and not group.get("weight_decay", 0)
+        timed = isinstance(optimizer, RiemannianSGD | torch.optim.SGD) and not (
+            trainer.gradient_clip_val
+            or any(group.get(key) for key in ("weight_decay", "max_norm", "maximize"))
+        )
         if not entries or not module.full_batch or not timed:
             self._start = None
             return entries
@@ -110,7 +113,7 @@ class Optimum(Observer):
         assert module.eigvals is not None
         end, times = _HORIZON / float(module.eigvals.abs().max()), [0.0]
         while len(times) <= min(trainer.max_steps, _LONGEST) and times[-1] <= end:
-            times.append(times[-1] + step(optimizer, lr * module.schedule(len(times) - 1)))
+            times.append(times[-1] + float(step(optimizer, lr * module.schedule(len(times) - 1))))
         spaced = torch.linspace(0, 1, _GRID, dtype=torch.float64) ** 2 * (len(times) - 1)
         chosen = spaced.round().long().unique()
         solved = constraint.solve(moment, shape, weights, torch.tensor(times, dtype=torch.float64)[chosen])

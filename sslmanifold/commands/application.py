@@ -24,6 +24,7 @@ from sslmanifold.config.arguments import named_folder, split_flags
 from sslmanifold.config.compose import composition_message, reason
 from sslmanifold.config.location import command_dir
 from sslmanifold.errors import OutputError, UserError, printable
+from sslmanifold.runs import ENDED
 
 # also the status of a usage error in argparse and in most shells' built-ins
 EXIT_MISTAKE = 2
@@ -129,7 +130,7 @@ def _end_of_sweep(command: str) -> int | None:
 
     manifest = start.SweepStart.manifest
     counts = print_sweep(start.SweepStart.folder, manifest.jobs)
-    open_jobs = {status: n for status, n in counts.items() if status not in ("completed", "diverged")}
+    open_jobs = {status: n for status, n in counts.items() if status not in ENDED}
     if not open_jobs:
         return 0
     tally = ", ".join(f"{n} {status}" for status, n in sorted(open_jobs.items()))

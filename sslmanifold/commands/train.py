@@ -73,7 +73,8 @@ def _group(hydra: HydraConf) -> str | None:
     experiment = hydra.runtime.choices.get("experiment")
     if experiment and experiment != "none":
         return str(experiment)
-    return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
+    # W&B takes names of 128 characters
+    return Path(hydra.sweep.dir).name[:128] if hydra.mode == RunMode.MULTIRUN else None
 
 
 def _sweep_job(config: DictConfig, folder: Path, hydra: HydraConf) -> Any:

@@ -65,6 +65,12 @@ def composition_message(error: Exception, command: str, arguments: list[str]) ->
     unknown = re.search(r"Could not override '([\w.@/]+)'", text)
     if unknown and ("not in struct" in text or "not in '" in text):
         return _unknown_key(unknown.group(1), command, arguments)
+    present = re.search(r"Could not append to config\. An item is already at '([\w.]+)'", text)
+    if present:
+        given = next(
+            (a for a in arguments if a.startswith(f"+{present.group(1)}=")), f"+{present.group(1)}=…"
+        )
+        return f"{given}: {present.group(1)} is a key already: set {given.removeprefix('+')}"
     missing = re.search(r"Could not delete from config\. '([\w.]+)' does not exist", text)
     if missing:
         return _unknown_key(missing.group(1), command, arguments)

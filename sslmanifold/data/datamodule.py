@@ -1,9 +1,12 @@
 """The Lightning data module: draws the triplets, owns the pair moment C, feeds the run."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
@@ -15,6 +18,8 @@ from sslmanifold.data.triplet_stream import TripletStream
 from sslmanifold.data.triplets import TripletBatch, Triplets
 from sslmanifold.errors import UserError
 from sslmanifold.theory.moments import MomentAccumulator, Reduction
+
+_LIMITED = 4  # stream of random numbers for the part of the data that is used
 
 
 @rank_zero_only
@@ -34,6 +39,10 @@ class PairDataModule(lightning.LightningDataModule):
         dtype: of the batches; None for torch's default dtype when the loader is made. C is float64 always.
         start_step: first step of the loader, to resume in the middle.
         without_samples: the steps need C alone, so batches hold no anchors.
+
+    Attributes:
+        limit: how many of n training samples are used, a random part of them; set before :meth:`setup`.
+        batches_per_pass: use the first so many batches of each pass; None for all of them.
 
     With minibatches of b anchors and ``sum``, the loss of a step is a sum over b anchors: on average b/n
     of the C of :meth:`moment`. With the means it is that C on average.
@@ -55,6 +64,8 @@ class PairDataModule(lightning.LightningDataModule):
         self.data, self.seed, self.steps = data, seed, steps
         self.contrastive, self.reduction = contrastive, reduction
         self.dtype, self.start_step, self.without_samples = dtype, start_step, without_samples
+        self.limit: Callable[[int], int] = lambda n: n
+        self.batches_per_pass: int | None = None
         self._samples: Samples | None = None
         self._triplets: Triplets | None = None
         self._stream: TripletStream | None = None
@@ -72,7 +83,7 @@ class PairDataModule(lightning.LightningDataModule):
         """
         if self._samples is not None:
             return
-        samples = self.data.load(self.seed)
+        samples = self._limited(self.data.load(self.seed))
         dtype = self.dtype or torch.get_default_dtype()
         if samples.read:
             _say(
@@ -93,6 +104,15 @@ class PairDataModule(lightning.LightningDataModule):
             # minibatches alone, and only where a draw is read more than once.
             keep_noise=self.data.batch_size is not None and self.data.resample != "step",
         )
+
+    def _limited(self, samples: Samples) -> Samples:
+        used = self.limit(samples.n)
+        if used >= samples.n:
+            return samples
+        generator = np.random.default_rng([self.seed, _LIMITED])
+        rows = torch.from_numpy(np.sort(generator.permutation(samples.n)[:used]))
+        labels = None if samples.train_y is None else samples.train_y[rows]
+        return replace(samples, train_x=samples.train_x[rows], train_y=labels)
 
     @property
     def samples(self) -> Samples:
@@ -143,6 +163,7 @@ class PairDataModule(lightning.LightningDataModule):
             dtype=self.dtype or torch.get_default_dtype(),
             start_step=self.start_step,
             without_samples=self.without_samples,
+            per_pass=self.batches_per_pass,
         )
         return self._stream
 

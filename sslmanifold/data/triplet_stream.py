@@ -27,6 +27,7 @@ class TripletStream:
         dtype: of the batches.
         start_step: first step to yield.
         without_samples: yield batches of no anchors, for steps that need C alone.
+        per_pass: use the first so many batches of each pass; None for all of them.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class TripletStream:
         dtype: torch.dtype = torch.float64,
         start_step: int = 0,
         without_samples: bool = False,
+        per_pass: int | None = None,
     ) -> None:
+        self.per_pass = per_pass
         self.triplets, self.steps, self.resample, self.dtype = triplets, steps, resample, dtype
         self.batch_size = None if batch_size is None or batch_size >= triplets.n else batch_size
         self.without_samples = without_samples
@@ -49,8 +52,9 @@ class TripletStream:
 
     @property
     def steps_per_pass(self) -> int:
-        """Steps that one pass over the anchors takes."""
-        return 1 if self.batch_size is None else -(-self.triplets.n // self.batch_size)
+        """Batches of one pass over the anchors."""
+        whole = 1 if self.batch_size is None else -(-self.triplets.n // self.batch_size)
+        return whole if self.per_pass is None else min(whole, self.per_pass)
 
     def draw(self, step: int) -> int:
         """Which draw of triplets ``step`` uses."""

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from sslmanifold.errors import UserError
+from sslmanifold.runs import ENDED
 
 
 class RunLogger(ABC):
@@ -69,4 +70,4 @@ class TensorBoard(RunLogger):
                 )
             lines = [f"| {k} | {v} |" for k, v in summary.items() if not isinstance(v, dict)]
             writer.add_text("summary", "\n".join(["| key | value |", "| --- | --- |", *lines]))
-            logger.finalize("success" if summary.get("status") in ("completed", "diverged") else "failed")
+            logger.finalize("success" if summary.get("status") in ENDED else "failed")

@@ -12,7 +12,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.loggers.base import RunLogger
 from sslmanifold.loggers.wandb_media import log_media
 from sslmanifold.loggers.wandb_parts import wandb_id
-from sslmanifold.runs import Run
+from sslmanifold.runs import ENDED, Run
 
 # keys whose smallest and largest values over the run stand in the W&B summary beside the last
 EXTREMES = (
@@ -27,6 +27,8 @@ EXTREMES = (
 START_SECONDS = 30.0
 # the numbers every row has that are axes, not measurements
 AXES = ("ode/time", "epoch", "trainer/global_step")
+# what W&B's server takes, of a project, a name, a group; of a tag; and not in a project's name
+LONGEST_NAME, LONGEST_TAG, PROJECT_REFUSES = 128, 64, "/\\#?%:"
 
 
 @dataclass(kw_only=True)
@@ -44,6 +46,22 @@ class WandB(RunLogger):
     name: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """W&B refuses these at the upload, long after an offline run."""
+        for key in ("project", "name", "group"):
+            _require_length(f"logger.{key}", getattr(self, key), LONGEST_NAME)
+        found = [character for character in PROJECT_REFUSES if character in self.project]
+        if not self.project or found:
+            raise UserError(
+                f"logger.project={self.project} is no project's name for W&B"
+                + (f", which refuses {' '.join(found)}" if found else "")
+                + ": set e.g. logger.project=sslmanifold"
+            )
+        for tag in self.tags:
+            if not tag:
+                raise UserError("logger.tags has an empty tag, which W&B refuses: leave it out")
+            _require_length("a tag of logger.tags,", tag, LONGEST_TAG)
 
     def open(
         self, run_dir: Path, config: dict[str, Any], tags: dict[str, str], resumed: int | None = None
@@ -67,7 +85,7 @@ class WandB(RunLogger):
             name=self.name,
             group=self.group,
             job_type="train",
-            tags=[*self.tags, *(f"{key}:{value}" for key, value in tags.items())],
+            tags=[*self.tags, *(f"{key}:{value}"[:LONGEST_TAG] for key, value in tags.items())],
             save_dir=run_dir,
             config=config,
             offline=self.mode == "offline",
@@ -93,7 +111,7 @@ class WandB(RunLogger):
                 continue
             run = logger.experiment
             try:
-                if summary.get("status") in ("completed", "diverged", "interrupted"):
+                if summary.get("status") in (*ENDED, "interrupted"):
                     log_media(run, Run(logger.run_dir), figures)
                 logged = Run(logger.run_dir).metrics.keys()
                 run.summary.update(
@@ -102,7 +120,14 @@ class WandB(RunLogger):
                 )
             finally:
                 # an open run would take the rows of the next job of this process
-                run.finish(exit_code=0 if summary.get("status") in ("completed", "diverged") else 1)
+                run.finish(exit_code=0 if summary.get("status") in ENDED else 1)
+
+
+def _require_length(what: str, value: str | None, longest: int) -> None:
+    if value is not None and len(value) > longest:
+        raise UserError(
+            f"{what} {value[:40]}… has {len(value)} characters and W&B takes {longest}: shorten it"
+        )
 
 
 class DynamicsLogger(WandbLogger):
@@ -118,12 +143,16 @@ class DynamicsLogger(WandbLogger):
         self.run_dir = Path(kwargs["save_dir"])
         self.step_is_epoch = step_is_epoch
         self._defined = False
+        self._last_step = 0
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         row = dict(metrics)
+        if step is not None:
+            # a callback may log a step that already has its row, and W&B drops what goes back
+            step = self._last_step = max(step, self._last_step)
         if self.step_is_epoch and step is not None:
             row["epoch"] = step
-        if not self._defined:
+        if not self._defined and any(key in row for key in EXTREMES):  # a row of the run, not of a callback
             self._define(row)
         if step is None:
             super().log_metrics(row)

@@ -103,6 +103,11 @@ def ode_embedding(run: Run, data: Labelled) -> tuple[Embedding | None, str]:
     if experiment.optimizer_class is not RiemannianSGD or momentum:
         name = experiment.optimizer_class.__name__
         return None, f"its time is Σ lr of plain gradient descent, not of {name} with momentum={momentum:g}"
+    flags = experiment.flags
+    if flags.gradient_clip_val and (
+        flags.gradient_clip_algorithm == "value" or experiment.options["replicas"] > 1
+    ):
+        return None, "its steps are clipped, so that no one time t is that of all its weights"
     time = read_checkpoint(run.checkpoint)["sslmanifold"]["time"]
     state = flow.start(*(weight.detach().double().cpu() for weight in experiment.module.network.weights))
     try:

@@ -11,6 +11,7 @@ from sslmanifold.report.records import (
     swept_keys,
     swept_value,
 )
+from sslmanifold.runs import ENDED
 
 # metric → (heading, whether larger is better; None where neither is)
 METRICS: dict[str, tuple[str, bool | None]] = {
@@ -161,13 +162,13 @@ def advice(record: Record) -> list[str]:
 def failures(records: Sequence[Record]) -> list[tuple[Record, str]]:
     """Every run without a result, with the reason."""
     reasons = {
-        "stopped": "no summary and no sign of life: the process was killed",
+        "killed": "no summary and no sign of life: the process was killed",
         "running": "still running",
     }
     return [
         (r, str(r.summary.get("reason") or reasons.get(r.status, "no reason was left")))
         for r in records
-        if r.status not in ("completed", "diverged")
+        if r.status not in ENDED
     ]
 
 

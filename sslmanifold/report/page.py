@@ -38,7 +38,8 @@ table.means td:first-child { white-space: normal; min-width: 130px; }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 7px; }
 ul { margin: 0; padding-left: 20px; }
 .warn { border-left: 4px solid #D55E00; color: var(--warn); }
-.failed, .interrupted, .stopped { color: #b00020; } .diverged { color: #8a6100; } .completed { color: #00704f; }
+.failed, .interrupted, .killed { color: #b00020; } .diverged, .stopped { color: #8a6100; }
+.completed { color: #00704f; }
 .chart { width: 100%; height: 380px; } a { color: #0072B2; }
 caption { text-align: left; font-weight: 600; padding: 4px 0; }
 footer { color: var(--soft); font-size: 0.82rem; margin-top: 40px; }

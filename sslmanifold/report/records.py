@@ -91,7 +91,7 @@ class Record:
 
     @cached_property
     def status(self) -> str:
-        """completed, diverged, failed, interrupted, unreadable; without a summary running, after a silence stopped."""
+        """One of STATUSES, or unreadable; without a summary running, after a silence killed."""
         if self.damage:
             return UNREADABLE
         if "status" in self.run.summary:
@@ -100,7 +100,7 @@ class Record:
             (p.stat().st_mtime for p in (self.run.folder.config, self.run.folder.metrics) if p.exists()),
             default=0.0,
         )
-        return "running" if time.time() - newest < SILENCE else "stopped"
+        return "running" if time.time() - newest < SILENCE else "killed"
 
     @cached_property
     def flat(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from sslmanifold.plots.style import OKABE_ITO
 from sslmanifold.report.chart import Chart, frame, numbers, read
 from sslmanifold.report.groups import Group
+from sslmanifold.runs import ENDED
 
 SCATTERS = 12  # embeddings shown
 
@@ -22,7 +23,7 @@ def embeddings(groups: Sequence[Group], names: Sequence[str], points: int = 300)
     available = 0
     for data in names:
         for group in groups:
-            ended = [r for status in ("completed", "diverged") for r in group.on(data) if r.status == status]
+            ended = [r for status in ENDED for r in group.on(data) if r.status == status]
             record = ended[0] if ended else None
             arrays = {} if record is None else read(record, "embedding_final", "labels")
             if "embedding_final" not in arrays:

@@ -21,7 +21,7 @@ _ROWS = (
     ("constraint residual", "constraint/residual"),
 )
 
-STATUS_STYLE = {"completed": "green", "diverged": "yellow", "running": "cyan"}
+STATUS_STYLE = {"completed": "green", "stopped": "yellow", "diverged": "yellow", "running": "cyan"}
 
 # the columns of a table of runs: heading → summary key
 COLUMNS = {

@@ -1,10 +1,11 @@
 """The run folder: what it holds, how it is found, written and read back."""
 
 from sslmanifold.runs.find import run_folders, runs_below
-from sslmanifold.runs.folder import STATUSES, UNREADABLE, RunFolder, atomic, finite_json
+from sslmanifold.runs.folder import ENDED, STATUSES, UNREADABLE, RunFolder, atomic, finite_json
 from sslmanifold.runs.run import Run, load_run
 
 __all__ = [
+    "ENDED",
     "STATUSES",
     "UNREADABLE",
     "Run",

@@ -28,7 +28,10 @@ from sslmanifold.errors import OutputError, UserError
 from sslmanifold.runs.plain_yaml import yaml_text
 from sslmanifold.runs.writing import remove_partials, writing
 
-STATUSES = ("completed", "diverged", "failed", "interrupted")
+# stopped: a callback, trainer.max_time or trainer.max_epochs ended the run before trainer.max_steps
+STATUSES = ("completed", "stopped", "diverged", "failed", "interrupted")
+# with a result, and nothing left to do
+ENDED = ("completed", "stopped", "diverged")
 # of a run whose summary.json cannot be read
 UNREADABLE = "unreadable"
 

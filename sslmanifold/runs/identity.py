@@ -28,6 +28,9 @@ def config_key(config: Mapping[str, Any]) -> str:
         config: the resolved configuration as plain containers.
     """
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    # null is Lightning's default, and so is a key that an older version did not list
+    if isinstance(kept.get("trainer"), Mapping):
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if value is not None}
     callbacks = kept.get("callbacks") or {}
     kept["callbacks"] = {name: options for name, options in callbacks.items() if name != "progress"}
     text = json.dumps(kept, sort_keys=True, default=str)

@@ -7,13 +7,13 @@ from datetime import datetime
 from pathlib import Path
 
 from sslmanifold.errors import UserError
-from sslmanifold.runs import Run, atomic, run_folders
+from sslmanifold.runs import ENDED, Run, atomic, run_folders
 from sslmanifold.runs.identity import config_key
 
 NAME = "sweep.json"
 
 # a job with one of these has its answer; the others run again
-DONE = ("completed", "diverged")
+DONE = ENDED
 
 
 @dataclass

@@ -103,6 +103,8 @@ def _time_of_training(experiment: Experiment) -> float:
         notice(
             f"time=auto: the steps of {experiment.optimizer_class.__name__} have no time, lr={lr:.3g} stands in"
         )
+    elif experiment.flags.gradient_clip_val:
+        notice("time=auto: which steps training would clip is not known in advance; Σ lr stands in")
     elif experiment.optimizer_options.get("momentum"):
         optimizer, step = (
             experiment.module.build_optimizer(experiment.module.network.weights),

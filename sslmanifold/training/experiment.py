@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sslmanifold.config.check import build_group, validated
+from sslmanifold.config.check import build, build_group, validated
 from sslmanifold.config.targets import Opened
 from sslmanifold.constraints import Constraint, Unconstrained
 from sslmanifold.data import PairDataModule
@@ -14,9 +14,12 @@ from sslmanifold.errors import UserError
 from sslmanifold.loggers.base import RunLogger
 from sslmanifold.models import Affine
 from sslmanifold.training.checkpointing import Checkpointing
+from sslmanifold.training.clipping import require_flat
 from sslmanifold.training.learning_rate import AutomaticRate, adaptive_rate, curvature_rate, moment_rate
+from sslmanifold.training.lightning_callbacks import accumulated_batches, build_callbacks
 from sslmanifold.training.module import SSLModule
-from sslmanifold.training.options import optimizer_options, run_options, trainer_options, weight_dtype
+from sslmanifold.training.options import optimizer_options, run_options
+from sslmanifold.training.trainer_flags import TrainerFlags
 
 GROUPS = (
     "data",
@@ -46,15 +49,16 @@ class Experiment:
         UserError: for every mistake that can be known before training.
     """
 
+    steps: int
+    batch_size: int | None
+
     def __init__(self, config: dict[str, Any], opened: Opened | None = None) -> None:
         self.config = config
         top = {key: value for key, value in config.items() if key not in GROUPS}
         self.options = run_options(**validated(run_options, top, ""))
         torch.set_num_threads(self.options["threads"])
-        trainer = dict(config["trainer"])
-        self.trainer_options = trainer_options(**validated(trainer_options, trainer, "trainer"))
-        self.steps = self.trainer_options["max_steps"]
-        self.dtype = weight_dtype(self.trainer_options["precision"])
+        self.flags: TrainerFlags = build(TrainerFlags, config["trainer"], "trainer")
+        self.dtype = self.flags.dtype
 
         data = build_group(config.get("data"), "data", opened)
         spec = build_group(config.get("model"), "model", opened)
@@ -63,11 +67,9 @@ class Experiment:
         schedule = build_group(config.get("scheduler"), "scheduler", opened)
         self.schedule = lambda step: schedule.factor(step, self.steps)
         self.logger: RunLogger = build_group(config.get("logger"), "logger", opened)
-        self.callbacks = [
-            build_group(options, f"callbacks.{name}", opened)
-            for name, options in (config.get("callbacks") or {}).items()
-            if options is not None  # callbacks.NAME=null leaves it out
-        ]
+        self.named_callbacks = build_callbacks(config.get("callbacks") or {}, self.flags, opened)
+        self.accumulate = accumulated_batches(self.flags, self.named_callbacks)
+        self.callbacks = list(self.named_callbacks.values())
         checkpoint = config.get("checkpoint")
         self.checkpointing = build_group(checkpoint, "checkpoint", opened) if checkpoint else Checkpointing()
         self.optimizer_class, self.optimizer_options, lr = optimizer_options(config["optimizer"], opened)
@@ -76,19 +78,23 @@ class Experiment:
         self.datamodule = PairDataModule(
             data,
             seed=self.options["seed"],
-            steps=self.steps,
+            steps=0,
             contrastive=self.loss.contrastive,
             reduction=self.loss.reduction,
             dtype=self.dtype,
         )
+        self.datamodule.limit = lambda n: self.flags.samples(n, data.batch_size)
         self.datamodule.setup()
-        self.full_batch = data.batch_size is None and data.resample == "never"
+        self._plan_steps()
+        self.full_batch = self.batch_size is None and data.resample == "never"
         self.constraint.check(spec.shape(self.datamodule.dim, self.constraint))
-        self.moment = self._moment(data.batch_size)
+        self.moment = self._moment()
         self.linear = spec.activation == "linear"
         self.through_moment = self._through_moment()
         self.datamodule.without_samples = self.through_moment
         self.module = self._module(spec)
+        if self.flags.gradient_clip_val and self.flags.gradient_clip_algorithm == "value":
+            require_flat(list(self.module.network.weights), self.flags.gradient_clip_val)
         rate = AutomaticRate(lr, "") if lr is not None else self._automatic_learning_rate()
         self.learning_rate, self.learning_rate_rule = rate
         self.notices = self._notices(spec)
@@ -96,13 +102,23 @@ class Experiment:
 
     # -- building ---------------------------------------------------------------------------------------
 
-    def _moment(self, batch_size: int | None) -> torch.Tensor | None:
+    def _plan_steps(self) -> None:
+        """How many optimizer steps there will be, and of how many batches each."""
+        stream = self.datamodule.train_dataloader()
+        self.batch_size = stream.batch_size  # None for full batches, also where data.batch_size is n
+        per_pass = self.flags.batches_per_pass(stream.steps_per_pass)
+        self.steps = self.flags.steps(per_pass, self.accumulate)
+        self.least_steps = self.flags.least_steps(per_pass, self.accumulate)
+        self.datamodule.steps = self.steps * self.accumulate
+        self.datamodule.batches_per_pass = per_pass
+
+    def _moment(self) -> torch.Tensor | None:
         """C as one step differentiates it: with minibatches and sums, b/n of the whole."""
         if not self.loss.quadratic or self.datamodule.dim > LARGEST_MOMENT:
             return None
         moment = self.datamodule.moment()
-        if batch_size is not None and self.loss.reduction != "mean":
-            moment = moment * (batch_size / self.datamodule.n)
+        if self.batch_size is not None and self.loss.reduction != "mean":
+            moment = moment * (self.batch_size / self.datamodule.n)
         return moment
 
     def _through_moment(self) -> bool:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from sslmanifold.callbacks.observer import Observer
 from sslmanifold.config.targets import Opened, named_packages, require_targets
 from sslmanifold.errors import OutputError, UserError, notice
+from sslmanifold.loggers.metrics import MetricsLogger
 from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run, RunFolder
 from sslmanifold.runs.claim import claimed
@@ -24,6 +25,8 @@ from sslmanifold.training.checkpointing import CheckedFiles
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures, draw_missing
 from sslmanifold.training.interruption import Interruption
+from sslmanifold.training.lightning_callbacks import stopped_by
+from sslmanifold.training.lightning_trainer import as_run, build_trainer, remarks
 from sslmanifold.training.quiet import quiet_lightning
 from sslmanifold.training.recorder import Recorder
 from sslmanifold.training.resume import checkpoint_to_resume, finished
@@ -120,6 +123,7 @@ class _Training:
         self.checkpoint = checkpoint
         self.interruption = Interruption()
         self.loggers: list[Logger] | None = None  # while they are open
+        self.ran: dict[str, Any] = {}
 
     def run(self) -> Run:
         """Train, and leave a complete run folder whatever happens.
@@ -132,8 +136,7 @@ class _Training:
         with self.interruption:
             try:
                 first = self._embedding_arrays("initial")
-                self._fit()
-                status, reason = self._outcome()
+                status, reason = self._outcome(self._fit())
                 self.module.recorder.write()
                 self._write_trajectory(first)
                 summary = self._summary(status, reason)
@@ -144,6 +147,8 @@ class _Training:
                 self.folder.write_summary(summary)
             except BaseException as error:
                 after = self._leave(error)
+                if isinstance(after, MisconfigurationException):  # a callback lacks what it needs
+                    after = UserError(" ".join(str(error).split()))
                 if after is error:
                     raise
                 raise after from error
@@ -151,16 +156,21 @@ class _Training:
         run.signals = tuple(self.interruption.seen)
         return run
 
-    def _fit(self) -> None:
+    def _fit(self) -> lightning.Trainer:
         """Lightning's training, from the first step or from the checkpoint."""
         experiment = self.experiment
         resumed = (
             None if self.checkpoint is None else read_checkpoint(self.checkpoint)["sslmanifold"]["steps_done"]
         )
         self.loggers = experiment.logger.open(self.folder.path, experiment.config, experiment.names, resumed)
-        trainer = self._trainer(self.loggers)
+        rows = MetricsLogger(self.module.recorder, self.folder.path)
+        trainer = build_trainer(
+            experiment, self.folder, [*self.loggers, rows], [self.interruption, self.checkpointing]
+        )
+        trainer.strategy.checkpoint_io = CheckedFiles()
+        self.ran = as_run(trainer)
         if trainer.is_global_zero:
-            for line in experiment.notices:
+            for line in [*experiment.notices, *remarks(experiment.flags, self.ran)]:
                 notice(line)
         with quiet_lightning(), isolate_rng():
             # what a user's callback draws depends on the seed, and on nothing that was drawn before
@@ -175,6 +185,7 @@ class _Training:
             if self.checkpoint and not self.checkpointing.began:
                 self._close(trainer)
             self.checkpointing.save(trainer, self.module)
+        return trainer
 
     def _leave(self, error: BaseException) -> BaseException:
         """A summary with the reason, and what to raise: KeyboardInterrupt for whatever a signal made of itself."""
@@ -213,26 +224,7 @@ class _Training:
                 callback.on_train_start(trainer, self.module)
         self.module.on_train_end()
 
-    def _trainer(self, loggers: list) -> lightning.Trainer:
-        bar = any(isinstance(c, lightning.pytorch.callbacks.ProgressBar) for c in self.experiment.callbacks)
-        options = {
-            "max_epochs": 1,  # the loader yields exactly max_steps batches as one epoch
-            "logger": loggers or False,
-            "enable_checkpointing": True,  # ours: see Checkpointing
-            "enable_model_summary": False,
-            "enable_progress_bar": bar,
-            "callbacks": [*self.experiment.callbacks, self.interruption, self.checkpointing],
-            "default_root_dir": self.folder.path,
-        }
-        with quiet_lightning():
-            try:
-                trainer = lightning.Trainer(**(options | self.experiment.trainer_options))
-            except (ValueError, TypeError, MisconfigurationException) as error:
-                raise UserError(f"trainer: {error}") from error
-        trainer.strategy.checkpoint_io = CheckedFiles()
-        return trainer
-
-    def _outcome(self) -> tuple[str, str]:
+    def _outcome(self, trainer: lightning.Trainer) -> tuple[str, str]:
         module = self.module
         if module.diverged_at is not None:
             reason = (
@@ -253,7 +245,17 @@ class _Training:
         if self.interruption.stopped and module.steps_done < self.experiment.steps:
             return "interrupted", f"stopped by {self.interruption.names()} at step {module.steps_done}"
         observers = [c for c in self.experiment.callbacks if isinstance(c, Observer)]
-        return "completed", "; ".join(filter(None, (observer.reason() for observer in observers)))
+        reason = "; ".join(filter(None, (observer.reason() for observer in observers)))
+        if reason:
+            return "completed", reason
+        flags, steps, done = self.experiment.flags, self.experiment.steps, module.steps_done
+        if done < steps:
+            cause = stopped_by(trainer, self.experiment.named_callbacks)
+            return "stopped", f"{cause} at step {done} of {steps}"
+        if steps < flags.max_steps:
+            end = f"trainer.max_epochs={flags.max_epochs} was reached"
+            return "stopped", f"{end} at step {done} of {flags.max_steps}"
+        return "completed", ""
 
     def _embedding_arrays(self, when: str) -> dict[str, np.ndarray]:
         """The training embedding, at most SCATTER_POINTS of its points spread over the data, with labels."""
@@ -289,6 +291,10 @@ class _Training:
         }
         if described := self.experiment.datamodule.samples.described:
             summary["data/read"] = described
+        summary |= self.ran
+        summary |= {f"trainer/{key}": text for key, text in self.experiment.flags.effects().items()}
+        if module.steps_skipped:
+            summary["trainer/steps_skipped"] = module.steps_skipped
         optimum = module.optimum()
         if optimum is not None:
             summary["train/optimum"] = optimum

@@ -9,6 +9,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
+def stop(trainer: lightning.Trainer) -> None:
+    """End training after the batch in hand, whatever ``min_steps`` says."""
+    trainer.fit_loop.epoch_loop.min_steps = None
+    trainer.should_stop = True
+
+
 class Interruption(Callback):
     """Answers SIGINT and SIGTERM from the start of a run to its summary. Used as ``with``.
 
@@ -65,7 +71,8 @@ class Interruption(Callback):
             return
         if self._trainer is None:
             raise KeyboardInterrupt
-        self.stopped = self._trainer.should_stop = True
+        self.stopped = True
+        stop(self._trainer)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._trainer = trainer

@@ -161,5 +161,5 @@ def _sample(module: SSLModule, datamodule: PairDataModule) -> tuple[TripletBatch
     count = min(datamodule.n, most, max(fewest, int(_MULTIPLICATIONS / per_anchor)))
     anchors = torch.linspace(0, datamodule.n - 1, count, dtype=torch.float64).round().long()
     batch = datamodule.triplets.batch(anchors, 0, torch.float64)
-    step = data.batch_size or datamodule.n
+    step = min(data.batch_size or datamodule.n, datamodule.n)
     return batch, 1.0 if datamodule.reduction == "mean" else step / count

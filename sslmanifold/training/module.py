@@ -1,6 +1,7 @@
 """The LightningModule: a constrained network, its loss, and the bookkeeping of one training run."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,13 @@ from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.constraints import Constraint
 from sslmanifold.constraints.step import after_step, before_step
 from sslmanifold.data import TripletBatch
+from sslmanifold.errors import UserError
 from sslmanifold.geometry import require_riemannian
+from sslmanifold.loggers.metrics import MetricsLogger
 from sslmanifold.models import ConstrainedNetwork
 from sslmanifold.models.restore import require_feasible
+from sslmanifold.training.clipping import before_clipped_step
+from sslmanifold.training.interruption import stop
 from sslmanifold.training.recorder import Recorder
 from sslmanifold.training.replica_chunks import ChunkedObjective, chunk_size
 from sslmanifold.training.resumable import between_steps, random_state, set_random_state
@@ -38,6 +43,12 @@ class SSLModule(Recorded):
             rounding for a linear network on frozen triplets and full batches.
         full_batch: whether every step sees every triplet, the same each time.
         hyperparameters: the resolved configuration, plain containers.
+
+    Attributes:
+        batches: those whose gradients the last step averaged; one, or as many as are accumulated.
+        last_loss: the mean of their losses, (S,), before the step.
+        step_factor: by what factor clipping shortened the last step, (S,); None where nothing clips.
+        steps_skipped: steps that the loss scaling of float16 left out: they count, and take no time.
     """
 
     points: Tensor
@@ -83,7 +94,12 @@ class SSLModule(Recorded):
         self.diverged_at: int | None = None
         self.steps_done = 0
         self.last_loss: Tensor | None = None
+        self.batches: list[TripletBatch] = []
+        self.step_factor: Tensor | None = None
+        self.steps_skipped = 0
         self._batch: TripletBatch | None = None
+        self._losses: list[Tensor] = []
+        self._stepped = self._taken = False
         self._kept: list[Tensor] = []
         self._cache: dict[str, Tensor] = {}
 
@@ -92,6 +108,7 @@ class SSLModule(Recorded):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.build_optimizer(list(self.network.weights))
         require_riemannian(optimizer, self)
+        optimizer.register_step_post_hook(self._note_step)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -99,8 +116,12 @@ class SSLModule(Recorded):
         if self.diverged_at is not None:
             return None
         objective = self.objective(batch)
+        if self._stepped:
+            self.batches, self._losses, self._stepped = [], [], False
         self._batch = batch
-        self.last_loss = objective.detach()
+        self.batches.append(batch)
+        self._losses.append(objective.detach())
+        self.last_loss = self._losses[0] if len(self._losses) == 1 else torch.stack(self._losses).mean(0)
         if not torch.isfinite(self.last_loss).all():
             self._return_to_last_finite_state()
             return None
@@ -135,17 +156,41 @@ class SSLModule(Recorded):
         if self.diverged_at is None and self.last_loss is not None:
             # the same value on every process: their weights must stay equal
             value = self.trainer.strategy.reduce(self.last_loss, reduce_op="mean")
-            before_step(self.constraint, list(self.network.weights), value, optimizer)
+            weights = list(self.network.weights)
+            bound = self.trainer.gradient_clip_val  # type: ignore[attr-defined]
+            if bound is None or self.trainer.gradient_clip_algorithm == "value":  # type: ignore[attr-defined]
+                before_step(self.constraint, weights, value, optimizer)
+            else:
+                self.step_factor = before_clipped_step(self.constraint, weights, value, optimizer, bound)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val and gradient_clip_algorithm == "value":  # by norm: see before_clipped_step
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _note_step(self, *_: Any) -> None:
+        self._taken = True
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
         lr = float(optimizer.param_groups[0]["lr"])
+        self._taken = False
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         after_step(self.constraint, list(self.network.weights))
         self._cache.clear()
+        self._stepped = True
         if self.diverged_at is None:
+            if not self._taken:  # a float16 gradient overflowed: the next one is scaled down
+                lr = 0.0
+                self.steps_skipped += 1
             self.last_lr = lr
+            if self.step_factor is not None:
+                lr *= float(self.step_factor.mean())
             self.time += lr
             self.steps_done += 1
             if not all(torch.isfinite(weight).all() for weight in self.network.weights):
@@ -159,8 +204,9 @@ class SSLModule(Recorded):
         with torch.no_grad():
             for weight, kept in zip(self.network.weights, self._kept, strict=False):
                 weight.copy_(kept)
+                weight.grad = None  # what was accumulated before the loss left the finite numbers is no step
         self._cache.clear()
-        self.trainer.should_stop = True
+        stop(self.trainer)
 
     # -- measuring --------------------------------------------------------------------------------------
 
@@ -254,7 +300,9 @@ class SSLModule(Recorded):
         arrays: dict[str, Any] = {"time": self.time}
         for observer in self._observers():
             arrays |= observer.arrays(snapshot)
-        loggers = self.trainer.loggers if self.trainer.is_global_zero else []
+        loggers = []
+        if self.trainer.is_global_zero:
+            loggers = [logger for logger in self.trainer.loggers if not isinstance(logger, MetricsLogger)]
         values = self.measure(snapshot)
         self.recorder.record(self.steps_done, values, arrays, loggers, closing=closing)
         for observer in self._observers():
@@ -262,6 +310,11 @@ class SSLModule(Recorded):
 
     def _observers(self) -> list[Observer]:
         return [c for c in self.trainer.callbacks if isinstance(c, Observer)]  # type: ignore[attr-defined]
+
+    @property
+    def stepped(self) -> bool:
+        """Whether an optimizer step has just been taken, and no gradient is being accumulated."""
+        return self._stepped
 
     def record_if_due(self) -> None:
         """Write the row of the current step if it is one of every ``trainer.log_every_n_steps``."""
@@ -289,6 +342,16 @@ class SSLModule(Recorded):
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Refused: a checkpoint holds no data and builds nothing by itself."""
+        run = Path(str(checkpoint_path)).parent.parent
+        raise UserError(
+            f"{checkpoint_path} holds weights and no data, which this module is built with: "
+            f"sslmanifold.load_run({str(run)!r}).model is the network with its weights, and "
+            f"`sslmanifold train ckpt_path={checkpoint_path}` goes on with the run"
+        )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["sslmanifold"] = {
             "config": self.hyperparameters,
@@ -296,14 +359,17 @@ class SSLModule(Recorded):
             "last_lr": self.last_lr,
             "steps_done": self.steps_done,
             "diverged_at": self.diverged_at,
+            "steps_skipped": self.steps_skipped,
             "recorder": self.recorder.state_dict(),
             "random": random_state(),
         }
-        between_steps(checkpoint["loops"]["fit_loop"])
+        batches = self.steps_done * self.trainer.accumulate_grad_batches  # type: ignore[attr-defined]
+        between_steps(checkpoint, batches)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["sslmanifold"]
         self.time, self.steps_done, self.last_lr = saved["time"], saved["steps_done"], saved["last_lr"]
+        self.steps_skipped = saved.get("steps_skipped", 0)
         self.recorder.load_state_dict(saved["recorder"])
         set_random_state(saved["random"])
         self._cache.clear()

@@ -1,15 +1,12 @@
-"""The schema of what is not a group's constructor: top-level keys, Lightning's trainer keys, the learning rate."""
+"""The schema of what is not a group's constructor: top-level keys and the learning rate."""
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import lightning
-import torch
 from pydantic import Field
 
-from sslmanifold.config.check import unknown_key, validated
+from sslmanifold.config.check import validated
 from sslmanifold.config.targets import Opened, locate, refuse_nested
 from sslmanifold.errors import UserError
 
@@ -42,44 +39,6 @@ def dynamics_options(
 ) -> dict[str, Any]:
     """The keys that ``dynamics`` has and ``train`` has not; its signature is their schema."""
     return {"time": time, "points": points}
-
-
-def trainer_options(
-    max_steps: Annotated[int, Field(gt=0)] = 1000,
-    precision: str | int = "32-true",
-    log_every_n_steps: Annotated[int, Field(gt=0)] = 10,
-    **lightning_keys: Any,
-) -> dict[str, Any]:
-    """Lightning's trainer keys, with the ranges that matter here."""
-    known = [name for name in inspect.signature(lightning.Trainer.__init__).parameters if name != "self"]
-    for key in lightning_keys:
-        if key not in known:
-            raise unknown_key("trainer", key, known)
-    strategy = str(lightning_keys.get("strategy", "auto"))
-    if "fsdp" in strategy or "deepspeed" in strategy:
-        raise UserError(
-            f"trainer.strategy={strategy} shards weights, and a shard does not lie on the manifold: "
-            "set trainer.strategy=ddp or leave it out"
-        )
-    return {
-        "max_steps": max_steps,
-        "precision": precision,
-        "log_every_n_steps": log_every_n_steps,
-        **lightning_keys,
-    }
-
-
-def weight_dtype(precision: str | int) -> torch.dtype:
-    """The dtype the weights are kept in under Lightning's ``precision``."""
-    name = str(precision)
-    if name in ("64", "64-true"):
-        return torch.float64
-    if name in ("bf16-true", "16-true"):
-        raise UserError(
-            f"trainer.precision={name} keeps weights in 16 bits, too few for a manifold: "
-            f"set trainer.precision={name.replace('true', 'mixed')} or 32-true"
-        )
-    return torch.float32
 
 
 def optimizer_options(

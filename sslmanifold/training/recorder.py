@@ -1,5 +1,6 @@
 """Rows of measurements: to every logger, and kept for the summary and the trajectory."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,7 @@ class Recorder:
         self.last: dict[str, float] = {}
         self._arrays: dict[str, list[np.ndarray]] = {}
         self._written = 0.0
+        self._added: dict[str, float] = {}
         self._closing: tuple[dict[str, float], list[str]] | None = None
 
     def record(
@@ -45,14 +47,24 @@ class Recorder:
             return
         self._closing = (dict(self.last), list(arrays)) if closing else None
         row = spread(values)
+        measured, row, self._added = row, self._added | row, {}
         self.rows.append({"step": step, **row})
         self.last = self.last | row
         for name, array in arrays.items():
             self._arrays.setdefault(name, []).append(np.asarray(array))
         for logger in loggers:
-            logger.log_metrics(row, step=step)
+            logger.log_metrics(measured, step=step)
         if time.monotonic() - self._written > 1.0:
             self.write(durable=False)
+
+    def add(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take what a callback logged about a step into its row, or into the next one there will be."""
+        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        if self.rows and step <= self.rows[-1]["step"]:
+            self.rows[-1] |= finite
+            self.last |= finite
+        else:
+            self._added |= finite
 
     def write(self, *, durable: bool = True) -> None:
         """Write ``metrics.csv``, if there is a folder to write it to."""

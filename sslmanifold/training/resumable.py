@@ -41,17 +41,23 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
 
-def between_steps(fit_loop: dict[str, Any]) -> None:
-    """Make the saved counters of Lightning's fit loop those of a run between two steps of its one epoch, in place.
+def between_steps(checkpoint: dict[str, Any], batches: int) -> None:
+    """Make Lightning's saved counters those of a run between two steps of its one epoch, in place.
 
-    A run is one epoch of ``max_steps`` batches. Lightning's counters say "in the middle of a batch" while a
-    callback saves and "epoch over" once training has stopped, whether at its end or because of a signal; a
-    run resumed from either would skip a step, or end at once.
+    A run is one epoch of all its batches. Lightning's counters say "in the middle of a batch" while a callback
+    saves and "epoch over" once training has stopped, whether at its end or because of a signal; a run resumed from
+    either would skip a step, or end at once. A gradient that was being accumulated is not saved: its batches, beyond
+    the ``batches`` of the steps done, come again.
     """
-    batches = fit_loop["epoch_loop.batch_progress"]
-    for counters in (batches["total"], batches["current"]):
-        counters["ready"] = counters["started"] = counters["completed"] = counters["processed"]
-    batches["is_last_batch"] = False
+    fit_loop = checkpoint["loops"]["fit_loop"]
+    progress = fit_loop["epoch_loop.batch_progress"]
+    for counters in (progress["total"], progress["current"]):
+        counters |= dict.fromkeys(("ready", "started", "processed", "completed"), batches)
+    progress["is_last_batch"] = False
+    for state in fit_loop["state_dict"].get("combined_loader", []):
+        state["next_step"] = batches
+    if "PairDataModule" in checkpoint:
+        checkpoint["PairDataModule"]["next_step"] = batches
     optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
     # the step that loggers see, which is counted after the callbacks
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = optimizer["step"]["total"]["completed"]

@@ -20,7 +20,14 @@ CHANGEABLE = (
     "trainer.max_steps",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.max_epochs",
+    "trainer.max_time",
+    "trainer.min_epochs",
+    "trainer.min_steps",
+    "trainer.detect_anomaly",
+    "trainer.profiler",
     "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
     "threads",
     "checkpoint",
     "callbacks.progress",
@@ -38,9 +45,20 @@ CHANGEABLE = (
 OF_THE_COMMAND = ("ckpt_path", "overwrite", "trust")
 
 
-def changeable(key: str) -> bool:
-    """Whether a run may be resumed with another value of this key."""
-    return any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE)
+# Lightning's callbacks watch and stop; the ones that change training are refused, but for this one
+_LIGHTNING, _ACCUMULATES = "lightning.pytorch.callbacks.", "GradientAccumulationScheduler"
+
+
+def changeable(key: str, *configs: Mapping[str, Any]) -> bool:
+    """Whether a run may be resumed with another value of this key, of which the ``configs`` are the two values."""
+    if any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE):
+        return True
+    group, _, rest = key.partition(".")
+    if group != "callbacks" or not rest:
+        return False
+    chosen = [(config.get("callbacks") or {}).get(rest.split(".")[0]) for config in configs]
+    targets = [str(options.get("_target_")) for options in chosen if options]
+    return bool(targets) and all(t.startswith(_LIGHTNING) and not t.endswith(_ACCUMULATES) for t in targets)
 
 
 def locate_checkpoint(ckpt_path: str | Path, run_dir: str | Path | None = None) -> tuple[RunFolder, Path]:
@@ -78,11 +96,20 @@ def locate_checkpoint(ckpt_path: str | Path, run_dir: str | Path | None = None) 
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Keys whose values differ and which make a run another run."""
-    a, b = flat(ours), flat(theirs)
+    """Keys whose values differ and which make a run another run; a trainer key that is null is one left out."""
+    a, b = (
+        {
+            key: value
+            for key, value in flat(config).items()
+            if value is not None or not key.startswith("trainer.")
+        }
+        for config in (ours, theirs)
+    )
     absent = object()
     return sorted(
-        key for key in a.keys() | b.keys() if not changeable(key) and a.get(key, absent) != b.get(key, absent)
+        key
+        for key in a.keys() | b.keys()
+        if a.get(key, absent) != b.get(key, absent) and not changeable(key, ours, theirs)
     )
 
 
@@ -127,7 +154,8 @@ def _recorded(folder: RunFolder) -> list[str]:
         except HydraException:
             continue
         if not override.is_sweep_override() and "@" not in key_of(line):
-            kept.append(line)
+            # a key that had to be added when the run was started may be one of the defaults by now
+            kept.append(re.sub(r"^\+(?=trainer\.)", "++", line))
     return kept
 
 
@@ -184,7 +212,7 @@ def resumed_config(
             new = OmegaConf.to_container(new, resolve=True)
         if new == old:
             continue
-        if not changeable(key):
+        if not changeable(key, saved, OmegaConf.to_container(wanted)):  # type: ignore[arg-type]
             had = "a different value" if isinstance(old, dict | list) else old
             raise UserError(
                 f"{override.input_line} would make another run of {where}, which was trained with {key}={had}: leave "
@@ -249,7 +277,7 @@ def checkpoint_to_resume(config: Mapping[str, Any], folder: RunFolder) -> Path |
             "run with a smaller optimizer.lr or another constraint"
         )
     done, asked = max(saved["steps_done"], _steps(folder)), config["trainer"]["max_steps"]
-    if done > asked:
+    if done > asked > 0:
         raise UserError(
             f"trainer.max_steps={asked} is less than the {done} steps that {folder.path} has done, and a run is not "
             "taken back: leave it out or ask for more, or start a new run without ckpt_path"
@@ -265,7 +293,5 @@ def _steps(folder: RunFolder) -> int:
 
 def finished(config: Mapping[str, Any], folder: RunFolder) -> bool:
     """Whether the run has already done all the steps the configuration asks for, and written its summary."""
-    return (
-        Run(folder.path).summary.get("status") == "completed"
-        and _steps(folder) >= config["trainer"]["max_steps"]
-    )
+    asked = config["trainer"]["max_steps"]
+    return asked > 0 and Run(folder.path).summary.get("status") == "completed" and _steps(folder) >= asked

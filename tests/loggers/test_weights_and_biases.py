@@ -14,6 +14,7 @@ import wandb
 
 from sslmanifold.commands import sync
 from sslmanifold.errors import UserError
+from sslmanifold.loggers import WandB
 from sslmanifold.loggers.wandb_media import log_probes
 from sslmanifold.loggers.wandb_parts import wandb_id
 from sslmanifold.runs import Run
@@ -253,3 +254,36 @@ def test_a_resumed_run_continues_the_same_wandb_run(
     assert steps[0][0] == 0
     assert max(steps[0]) < min(steps[1]), "an upload would put the second part over the first"
     assert started == [None, "allow"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"group": "g" * 150}, "logger.group"),
+        ({"name": "n" * 129}, "has 129 characters and W&B takes 128"),
+        ({"project": "p" * 129}, "logger.project"),
+        ({"project": "a/b"}, "which refuses /"),
+        ({"project": ""}, "logger.project=sslmanifold"),
+        ({"tags": ["t" * 65]}, "W&B takes 64"),
+        ({"tags": [""]}, "empty tag"),
+    ],
+)
+def test_what_the_server_would_refuse_is_refused_at_once(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        WandB(**options)
+    assert said in str(refusal.value)
+    WandB(project="p" * 128, name="n" * 128, group="g" * 128, tags=["t" * 64])
+
+
+def test_what_callbacks_log_arrives_too(train: Callable[..., Run], tmp_path: Path) -> None:
+    """Learning rates come before the row of their step, device statistics after it: W&B drops steps that go back."""
+    theirs = "lightning.pytorch.callbacks"
+    train(
+        "data=half_moons", "data.n=40", "trainer.max_steps=20", "trainer.log_every_n_steps=5", "logger=wandb",
+        f"+callbacks.lr._target_={theirs}.LearningRateMonitor", f"+callbacks.d._target_={theirs}.DeviceStatsMonitor",
+        "+callbacks.d.cpu_stats=true", folder=tmp_path,
+    )  # fmt: skip
+    rows = [r["item"] for r in of_type(records(tmp_path), "history")]
+    for key in ("lr-RiemannianSGD", "train/loss"):
+        assert sum(key in row for row in rows) >= 4, key
+    assert any(any("cpu_percent" in key for key in row) for row in rows)

@@ -102,7 +102,7 @@ def test_unknown_keys_list_the_choices(sweep: Path, options: dict[str, str]) -> 
         shown([sweep], **options)
 
 
-def test_running_stopped_and_missing_jobs(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
+def test_running_killed_and_missing_jobs(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
     Manifest(["seed=0,1,2"], jobs=4).write(tmp_path)
     write_run(tmp_path / "0")
     write_run(tmp_path / "1", status=None, seed=1, rows=43)
@@ -112,7 +112,7 @@ def test_running_stopped_and_missing_jobs(tmp_path: Path, write_run: Callable[..
         os.utime(path, (past, past))
     text = shown([tmp_path])
     assert "1: step 420 of 420" in text
-    assert "3 runs: 1 completed, 1 running, 1 stopped; 1 not started, 4 in all" in text
+    assert "3 runs: 1 completed, 1 killed, 1 running; 1 not started, 4 in all" in text
     assert not all_ended([tmp_path])
     write_run(tmp_path / "1", seed=1)
     write_run(tmp_path / "3", seed=3)
