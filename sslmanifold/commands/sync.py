@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sslmanifold.commands.application import EXIT_FAILED, EXIT_MISTAKE
+from sslmanifold.commands.application import EXIT_FAILED, EXIT_MISTAKE, complain
 from sslmanifold.config.arguments import folders_and_options
-from sslmanifold.errors import UserError
+from sslmanifold.errors import UserError, printable
 from sslmanifold.loggers.wandb_parts import part_id
 
 KEYS = {
@@ -34,6 +34,11 @@ def offline_runs(folders: list[str]) -> dict[str, list[Path]]:
         if root.name.startswith("offline-run-"):
             parts.append(root)
         for path in sorted(parts, key=lambda p: p.name):
+            for file in path.rglob("files/**/*"):
+                if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
+                    raise UserError(
+                        f"{file} is a link to {file.resolve()}, which would be uploaded: remove it"
+                    )
             # wandb leaves NAME.wandb.synced beside a file that was uploaded
             if any(path.glob("*.wandb.synced")):
                 continue
@@ -41,6 +46,17 @@ def offline_runs(folders: list[str]) -> dict[str, list[Path]]:
             if name is not None:
                 found.setdefault(name, []).append(path)
     return found
+
+
+def _refuse_redirections(folders: list[str]) -> None:
+    """Raise UserError where a folder says where to upload to, or would have files from elsewhere uploaded."""
+    from sslmanifold.runs import RunFolder, run_folders
+
+    here = Path.cwd()
+    inside = [here] if any(here.is_relative_to(Path(folder).resolve()) for folder in folders) else []
+    for folder in folders:
+        for run_dir in [*run_folders(Path(folder)), *inside]:
+            RunFolder(run_dir).refuse_redirections()
 
 
 def _log_in() -> None:
@@ -85,22 +101,23 @@ def main(arguments: list[str]) -> int:
         if wanted not in ("true", "false"):
             raise UserError(f"dry_run={options['dry_run']} is neither true nor false")
         dry_run = wanted == "true"
+        if not dry_run:
+            _refuse_redirections(folders)
         damaged = [] if dry_run else _add_probes(folders)
         runs = offline_runs(folders)
         if runs and not dry_run:
             _log_in()
     except UserError as error:
-        print(f"sslmanifold sync: {error}", file=sys.stderr)
-        return EXIT_MISTAKE
+        return complain("sync", str(error), EXIT_MISTAKE)
     for line in damaged:
-        print(f"sslmanifold sync: {line}", file=sys.stderr)
+        complain("sync", line, EXIT_FAILED)
     if not runs:
         print("nothing to upload: no offline W&B run that is not uploaded yet (train with logger=wandb)")
         return EXIT_FAILED if damaged else 0
     extra = [f"--{key}={options[key]}" for key in ("project", "entity") if key in options]
     failed = []
     for name, paths in runs.items():
-        print(f"{name}: {', '.join(map(str, paths))}", flush=True)
+        print(printable(f"{name}: {', '.join(map(str, paths))}"), flush=True)
         if not dry_run:
             command = [sys.executable, "-P", "-m", "wandb", "sync", "--yes", *extra, *map(str, paths)]
             if subprocess.run(command, check=False).returncode != 0:

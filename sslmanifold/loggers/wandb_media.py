@@ -114,7 +114,8 @@ def log_probes(run_dir: Path, mode: str = "offline") -> bool:
         id=name,
         mode=mode,  # type: ignore[arg-type]
         resume="allow",  # offline too: the upload then goes on after the training's rows
-        settings=wandb.Settings(silent=True, console="off", root_dir=str(folder.path)),
+        # the code beside a folder that is only read is not looked at: git runs what a repository's settings name
+        settings=wandb.Settings(silent=True, console="off", root_dir=str(folder.path), disable_git=True),
     )
     try:
         run.log(_probe_media(found), step=int(folder.summary.get("steps") or 0) + 1)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sslmanifold.config.targets import Opened, locate
+from sslmanifold.config.targets import RENAMED, Opened, locate
 from sslmanifold.errors import UserError
 from sslmanifold.runs import UNREADABLE, Run, run_folders
 from sslmanifold.runs.identity import NOT_IDENTITY
@@ -141,6 +141,8 @@ def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
         for key, inner in value.items():
             yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
+        if prefix.endswith("_target_"):
+            value = RENAMED.get(str(value), str(value))
         yield prefix, str(value) if isinstance(value, list) else value
 
 

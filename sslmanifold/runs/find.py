@@ -8,17 +8,23 @@ from sslmanifold.errors import UserError
 from sslmanifold.runs.folder import RunFolder
 
 
-def run_folders(root: Path) -> Iterator[Path]:
-    """Every run folder at or below ``root``, in natural order (2 before 10); runs do not nest."""
+def run_folders(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Every run folder at or below ``root``, in natural order (2 before 10); runs do not nest.
+
+    A link to a folder is followed, except one that leads back to a folder ``above`` it.
+    """
     if (root / "config.yaml").exists() and root.name != ".hydra":
         yield root
+        return
+    real = root.resolve()
+    if real in above:
         return
     try:
         children = [entry for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
     except OSError:
         return
     for entry in sorted(children, key=lambda e: _natural(e.name)):
-        yield from run_folders(Path(entry.path))
+        yield from run_folders(Path(entry.path), above | {real})
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

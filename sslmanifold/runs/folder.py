@@ -136,8 +136,8 @@ class RunFolder:
         for name in ("wandb", ".wandb"):
             if (settings := self.path / name / "settings").exists():
                 raise UserError(
-                    f"{settings} would tell W&B where to send what is logged, and your key: remove it; settings of "
-                    "your own belong into ~/.config/wandb/settings"
+                    f"{settings} would tell W&B where to send what is logged, and your key: remove it, or "
+                    "start from another folder (settings of your own may lie in ~/.config/wandb/settings)"
                 )
 
     def holds_run(self) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from sslmanifold.config.targets import RENAMED
+
 # keys that change how a job is run or watched, never what it computes
 NOT_IDENTITY = (
     "resume",
@@ -33,8 +35,17 @@ def config_key(config: Mapping[str, Any]) -> str:
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if value is not None}
     callbacks = kept.get("callbacks") or {}
     kept["callbacks"] = {name: options for name, options in callbacks.items() if name != "progress"}
-    text = json.dumps(kept, sort_keys=True, default=str)
+    text = json.dumps(_named_as_now(kept), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _named_as_now(value: Any) -> Any:
+    """The same with every class under the path it has now: an earlier version's run is the same job."""
+    if isinstance(value, Mapping):
+        return {str(key): _named_as_now(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_named_as_now(inner) for inner in value]
+    return RENAMED.get(value, value) if isinstance(value, str) else value
 
 
 def sweep_line(overrides: Iterable[str]) -> list[str]:

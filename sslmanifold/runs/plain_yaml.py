@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-# a run's config.yaml has two kilobytes
-LARGEST = 1 << 20
+# a run's config.yaml has two kilobytes; as many as this take seconds to read
+LARGEST = 1 << 18
 
 _FLOAT = re.compile(
     r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
@@ -29,6 +29,11 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias, which no run folder has")
         return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level > 50:
+            raise yaml.YAMLError("it is nested without end")
+        super().fetch_flow_collection_start(token)
 
 
 class _Dumper(yaml.SafeDumper):

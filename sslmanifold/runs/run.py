@@ -191,14 +191,18 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.
     with zipfile.ZipFile(path) as archive:
         wanted = [m for m in archive.infolist() if names is None or m.filename.removesuffix(".npy") in names]
         unpacked = sum(member.file_size for member in wanted)
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    if unpacked > room:
+    if unpacked > memory() // 2:
         raise ValueError(f"it unpacks to {unpacked / 1e9:.3g} GB, more than half of this machine's memory")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in (arrays if names is None else names) if name in arrays}
     except MemoryError as error:  # an array whose header claims more than the file has
         raise ValueError(str(error)) from None
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def load_run(

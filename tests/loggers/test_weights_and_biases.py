@@ -147,7 +147,7 @@ def test_sync_hands_wandb_the_parts_in_order(
     monkeypatch.setattr("wandb.login", lambda **_: True)
     assert sync.main([str(tmp_path), "project=p"]) == 0
     (command,) = calls
-    assert command[1:4] == ["-m", "wandb", "sync"]
+    assert command[1:5] == ["-P", "-m", "wandb", "sync"]
     assert "--project=p" in command
     names = ["20260101_000000-abc", "20260101_000000-abc-1", "20260102_000000-abc"]
     assert [Path(c).name for c in command[-3:]] == [f"offline-run-{name}" for name in names]
