@@ -15,7 +15,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from sslmanifold.errors import UserError
-from sslmanifold.theory.flows.orthogonal import check_feasible
 from sslmanifold.theory.limits import optimum
 from sslmanifold.theory.moments import MomentAccumulator
 from sslmanifold.theory.solve import solve
@@ -37,7 +36,8 @@ class DynamicsEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         n_components: embedding size z.
         time: training time Σ lr for the loss averaged over anchors (a 1/n loss; for the summed loss of Eqs.
             1–2 divide by n), or ``inf``: the limit of Conjecture 2, its subspace from C's lowest eigenvectors
-            and its orientation the nearest to the start's (the loss does not see a rotation of the outputs).
+            and its orientation the nearest to the start's (the loss does not see a rotation of the outputs). A
+            large finite time costs no more than its arrival.
         metric: "grassmann" (κ = 0), "euclidean" (κ = 1) or "canonical" (κ = 2).
         loss: "contrastive" (Eq. 1) or "noncontrastive" (Eq. 2).
         noise: variance σ² of the positives x⁺ = x + N(0, σ²I) that are drawn when no pairs are given;
@@ -102,22 +102,55 @@ class DynamicsEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def _validated(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
         self._check_parameters()
         checked = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        self._check_shape(self.n_features_in_)
         return np.asarray(checked)
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.n_components, Integral) or self.n_components < 1:
+        if not _is(self.n_components, Integral) or self.n_components < 1:
             raise UserError(f"n_components={self.n_components!r} must be an integer ≥ 1: set n_components=2")
-        if not isinstance(self.time, Real) or not self.time >= 0:
-            raise UserError(f"time={self.time!r} must be a number ≥ 0 or math.inf")
-        if not isinstance(self.noise, Real) or not 0 <= self.noise < math.inf:
+        if not _is(self.time, Real) or not self.time >= 0:
+            raise UserError(f"time={self.time!r} must be a number ≥ 0 or math.inf: set time=math.inf")
+        if not _is(self.noise, Real) or not 0 <= self.noise < math.inf:
             raise UserError(f"noise={self.noise!r} must be a finite variance ≥ 0: set noise=0.1")
+        if self.hidden is not None and (not _is(self.hidden, Integral) or self.hidden < 1):
+            raise UserError(f"hidden={self.hidden!r} must be an integer ≥ 1 or None: set hidden=None")
         if self.metric not in METRIC_KAPPA:
             raise UserError(f"unknown metric {self.metric!r}: use one of {', '.join(METRIC_KAPPA)}")
         if self.loss not in _LOSSES:
             raise UserError(f"unknown loss {self.loss!r}: use one of {', '.join(_LOSSES)}")
 
+    def _check_shape(self, features: int) -> None:
+        """W1ᵀW1 = I_d needs h ≥ d, W2ᵀW2 = I_z needs h ≥ z."""
+        if self.hidden is None:
+            return
+        if self.hidden < features:
+            raise UserError(
+                f"hidden={self.hidden} is below the {features} features of X, but orthonormal columns of W1 (h×d) "
+                f"need h ≥ d: set hidden={features} or hidden=None, or reduce X first, "
+                f"make_pipeline(PCA({self.hidden}), DynamicsEmbedding(…))"
+            )
+        if self.hidden < self.n_components:
+            raise UserError(
+                f"hidden={self.hidden} is below n_components={self.n_components}, but orthonormal columns of W2 (h×z) "
+                f"need h ≥ z: set hidden={self.n_components} or n_components={self.hidden}"
+            )
+
+    def _check_scale(self, *samples: NDArray[Any] | None) -> None:
+        """C adds up products of two samples: refuse what would overflow before anything is added to it."""
+        sizes = [float(np.abs(part).max()) for part in samples if part is not None and part.size]
+        terms = 2 * max(part.size for part in samples if part is not None)
+        largest = max(sizes, default=0.0)
+        if largest > math.sqrt(np.finfo(np.float64).max / terms):
+            raise UserError(
+                f"X holds values up to {largest:.3g}: C of Eq. 7 is made of their products, which overflow float64; "
+                f"scale X first, fit(X / {largest:.0e}), or standardise it, "
+                "make_pipeline(StandardScaler(), DynamicsEmbedding(…))"
+            )
+
     def _update(self, X: NDArray[Any], pairs: Pairs | None) -> DynamicsEmbedding:
+        self._check_scale(X)
         positives, negatives = self._drawn(X) if pairs is None else self._given(X, pairs)
+        self._check_scale(X, positives, negatives)
         # Read-only input (memory maps) cannot be wrapped by torch without a copy.
         self._accumulator.update(*(None if a is None else torch.tensor(a) for a in (X, positives, negatives)))  # type: ignore[arg-type]
         self._dtype = X.dtype
@@ -147,7 +180,6 @@ class DynamicsEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         moment = self._accumulator.compute().numpy()
         d, z = moment.shape[0], int(self.n_components)
         hidden = max(128, d + z) if self.hidden is None else int(self.hidden)
-        check_feasible(hidden, d, z)
         if self._start is None:
             # W1ᵀW2 of two Haar frames is the top d rows of one: the law of the start, without drawing W1.
             q, r = np.linalg.qr(self._random.standard_normal((hidden, z)))
@@ -176,3 +208,8 @@ class DynamicsEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether value is a number of this kind; True and False are not."""
+    return isinstance(value, kind) and not isinstance(value, bool | np.bool_)

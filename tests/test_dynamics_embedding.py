@@ -1,6 +1,7 @@
 """DynamicsEmbedding: scikit-learn's own checks, and the dynamics that it claims to solve."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -123,11 +124,49 @@ def test_pipelines_and_grid_search(digits) -> None:
         ({"metric": "flat"}, "metric"),
         ({"loss": "l2"}, "loss"),
         ({"noise": -0.1}, "noise"),
-        ({"hidden": 3}, "h ≥ d"),
+        ({"hidden": 3}, "set hidden=5"),
+        ({"hidden": 5, "n_components": 6}, "set hidden=6 or n_components=5"),
+        ({"hidden": "64"}, "hidden='64' must be an integer"),
+        ({"hidden": 64.7}, "hidden=64.7 must be an integer"),
+        ({"hidden": -1}, "hidden=-1 must be an integer ≥ 1 or None"),
+        ({"hidden": True}, "hidden=True"),
+        ({"n_components": True}, "n_components=True"),
+        ({"time": math.nan}, "time=nan"),
     ],
 )
 def test_mistakes_are_named(parameters, match) -> None:
-    with pytest.raises(UserError, match=match):
+    with pytest.raises(UserError, match=match) as caught:
         DynamicsEmbedding(**parameters).fit(np.random.default_rng(0).standard_normal((10, 5)))
+    assert "data.pca" not in str(caught.value)
     with pytest.raises(UserError, match="pairs"):
         DynamicsEmbedding().fit(np.ones((4, 2)), pairs=np.ones((4, 2)))
+
+
+@pytest.mark.parametrize("n_components", [1, 2, 5])
+@pytest.mark.parametrize("metric", ["grassmann", "euclidean", "canonical"])
+def test_any_time_is_solved_at_once(digits, metric, n_components) -> None:
+    """Once the flow has arrived, later is the same: t = 1e9, and t = 1 on data a hundred times as large."""
+    x, _ = digits
+    started = time.process_time()
+    model = DynamicsEmbedding(n_components, time=1e9, metric=metric, random_state=0).fit(x)
+    larger = DynamicsEmbedding(n_components, time=1.0, metric=metric, noise=1e3, random_state=0).fit(100 * x)
+    assert time.process_time() - started < 5.0  # two fits at d = 64, half a second each on an idle core
+    assert model.loss_ == pytest.approx(model.optimum_, rel=1e-13)
+    assert larger.loss_ == pytest.approx(larger.optimum_, rel=1e-11)
+    limit = DynamicsEmbedding(n_components, metric=metric, random_state=0).fit(x)
+    projectors = [m.components_.T @ m.components_ for m in (model, limit)]
+    np.testing.assert_allclose(*projectors, atol=1e-12)
+
+
+def test_values_whose_products_overflow_are_named() -> None:
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    with pytest.raises(UserError, match=r"values up to .*e\+200.*fit\(X / "):
+        DynamicsEmbedding().fit(1e200 * x)
+    with pytest.raises(UserError, match="overflow"):
+        DynamicsEmbedding().fit(x, pairs=(1e308 * (x / np.abs(x).max()), x))
+    good = DynamicsEmbedding(random_state=0).fit(x)
+    before = good.moment_
+    with pytest.raises(UserError, match="overflow"):
+        good.partial_fit(1e200 * x)
+    np.testing.assert_array_equal(good.partial_fit(x[:1]).moment_.shape, before.shape)
+    assert np.isfinite(good.moment_).all()

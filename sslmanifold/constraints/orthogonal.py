@@ -12,7 +12,7 @@ from torch import Tensor
 from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import Stiefel
-from sslmanifold.theory import largest_stable_step, limit_rank, limit_subspace, optimum, solve
+from sslmanifold.theory import largest_stable_step, limit_rank, limit_subspace, optimum
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
@@ -114,13 +114,11 @@ class Orthogonal(Constraint):
         self, moment: Tensor, shape: NetworkShape, weights: Sequence[Tensor], times: Tensor
     ) -> Solution:
         """In C's eigenbasis, by the closed form where there is one, else adaptively: O(d z²) an evaluation."""
-        if shape.layers > 2 or self.w1 == "rows":
-            return super().solve(moment, shape, weights, times)
-        eigvals, eigvecs = torch.linalg.eigh(moment)
-        w1, w2 = weights
-        q0 = eigvecs.mT @ (w1.mT @ w2)  # (d, d) @ (S, d, z)
-        solved = solve(q0, eigvals, times, kappa=self.flow_kappa, hidden=shape.hidden)
-        return Solution(solved.times, eigvecs @ solved.q, solved.loss(eigvals), solved.method)
+        flow = self.flow(moment, shape)
+        if not isinstance(flow, OrthogonalFlow):
+            return super().solve(moment, shape, weights, times)  # says that there is none
+        path, method = flow.at(flow.start(*weights), times)
+        return Solution(times, path.m, flow.loss(path), method)
 
     def limit_subspace(self, moment: Tensor, shape: NetworkShape) -> Tensor | None:
         """Eigenvectors of the max(min(z, m), d + z − h) smallest eigenvalues (Conjecture 2, corrected), (d, r)."""

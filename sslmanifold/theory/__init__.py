@@ -1,5 +1,6 @@
 """Exact learning dynamics of self-supervised linear models, equation by function. torch, NumPy and SciPy only."""
 
+from sslmanifold.theory.arrival import steps_to_tolerance, time_to_tolerance
 from sslmanifold.theory.flows.base import Flow, FlowBlowUp
 from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flows.free import FreeFlow, blow_up_time
@@ -8,6 +9,7 @@ from sslmanifold.theory.flows.operator_norm import OperatorNormFlow
 from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
 from sslmanifold.theory.flows.product import ProductFlow, project_product
 from sslmanifold.theory.flows.scaled import ScaledFlow
+from sslmanifold.theory.frame import FrameState
 from sslmanifold.theory.kernels import empirical_ntk, kernel_dynamics, linear_dynamics
 from sslmanifold.theory.limits import (
     default_step,
@@ -18,14 +20,12 @@ from sslmanifold.theory.limits import (
     operator_norm_optimum,
     optimum,
     rates,
-    steps_to_tolerance,
-    time_to_tolerance,
 )
 from sslmanifold.theory.linearity import linearity_gap, linearity_scan
 from sslmanifold.theory.moments import MomentAccumulator, cross_moment, eigenbasis
 from sslmanifold.theory.operator import MomentOperator
 from sslmanifold.theory.solve import solve
-from sslmanifold.theory.state import FrameState, GramState, State, gram_state
+from sslmanifold.theory.state import GramState, State, gram_state
 from sslmanifold.theory.trajectory import Trajectory
 from sslmanifold.theory.velocities import orthogonal_flow
 

@@ -11,8 +11,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from sslmanifold.theory.flows.base import as_times
-from sslmanifold.theory.state import FrameState
-from sslmanifold.theory.trajectory import Trajectory
+from sslmanifold.theory.frame import FrameState
 
 Array = NDArray[np.float64]
 
@@ -24,7 +23,8 @@ def projector(state: FrameState, eigvals: Tensor, time: float) -> Tensor:
     with repeated or zero eigenvalues and for h < d + z. One run: q0 (d, z), Λ (d,) -> (d, d).
     """
     lam = eigvals.detach().double().cpu().numpy()
-    basis = OjaSubspace(_frame(state), lam).basis(time)[: lam.shape[0]]
+    frame = torch.cat([state.m, state.r], dim=-2).cpu().numpy()
+    basis = OjaSubspace(frame, lam).basis(time)[: lam.shape[0]]
     return torch.from_numpy(basis @ basis.T).to(state.m.device)
 
 
@@ -72,28 +72,16 @@ class OjaSubspace:
         return q
 
 
-def oja(state: FrameState, eigvals: Tensor, times: Tensor) -> Trajectory:
-    """q(t) for κ = 2: q̇ = −4(I − qqᵀ)Λq, from the closed form of its span and one z×z linear equation.
+def transported(frame: Array, eigvals: Array, times: Array) -> Array:
+    """Y(t) for κ = 2, Ẏ = −4 (I − YYᵀ) Λ Y, of one orthonormal frame (rows, z), one eigenvalue a row: (T, rows, z).
 
-    [q; R] is the parallel transport of its start along the curve of spans: on a stretch where the span stays
-    within 60° of a reference frame A, Y = QQᵀA M with Ṁ = −(QᵀA)⁻¹ QᵀG(A − QQᵀA) M, Q the closed-form basis.
-    The right side vanishes as the span converges, so late times cost nothing. Leading batch dimensions are
-    solved one by one.
+    Y is the parallel transport of its start along the curve of spans: on a stretch where the span stays within
+    60° of a reference frame A, Y = QQᵀA M with Ṁ = −(QᵀA)⁻¹ QᵀG(A − QQᵀA) M, Q the closed-form basis and G =
+    −4Λ, of which any multiple of I may be taken off. The right side vanishes as the span converges.
     """
-    points = as_times(times)
-    lam = eigvals.detach().double().cpu().numpy()
-    batch, d, z = state.m.shape[:-2], state.m.shape[-2], state.m.shape[-1]
-    frames = _frame(state)
-    frames = frames.reshape(math.prod(batch), *frames.shape[-2:])
-    out = np.empty((len(points), len(frames), d, z))
-    for index, frame in enumerate(frames):
-        out[:, index] = _transport(OjaSubspace(frame, lam), frame, points.numpy())[:, :d]
-    q = torch.from_numpy(out).reshape(len(points), *batch, d, z).to(state.m.device)
-    return Trajectory(points, q, "closed_form")
-
-
-def _transport(subspace: OjaSubspace, frame: Array, times: Array) -> Array:
+    subspace = OjaSubspace(frame, eigvals)
     growth, z = subspace.growth[:, None], frame.shape[1]
+    growth = growth - (growth.max() + growth.min()) / 2  # less to lose digits in
     result = np.empty((len(times), *frame.shape))
     now, end, done = 0.0, float(times[-1]), 0
     scale = max(float(np.abs(growth).max()), 1e-300)
@@ -135,28 +123,29 @@ def _onto(q: Array, reference: Array, mixing: Array) -> Array:
     return np.asarray(q @ (u @ vh))
 
 
-def single(state: FrameState, eigvals: Tensor, times: Tensor, kappa: float) -> Trajectory:
-    """q(t) for z = 1 and any κ: q = √s p/|p| with p = e^{−Λσ}q0 and s⁴/(1 − s)^{2+κ} = |p|⁸/(1 − s0)^{2+κ}.
+def single(state: FrameState, eigvals: Tensor, times: Tensor, kappa: float) -> FrameState:
+    """[q; R](t) for z = 1 and any κ: q = √s p/|p| with p = e^{−Λσ}q0 and s⁴/(1 − s)^{2+κ} = |p|⁸/(1 − s0)^{2+κ}.
 
     s = |q|², dσ = (4 − (2 − κ)s) dt: one scalar equation for the reparametrised time σ(t); σ = 4t for κ = 2.
     (κ = 0: s = (−K + √(K² + 4K))/2 with K = |p|⁴/(1 − s0).) All logarithms, so any t. Leading batch
-    dimensions one by one; returns (T, …, d, 1).
+    dimensions one by one; q (T, …, d, 1), R (T, …, k, 1).
     """
     points = as_times(times)
     lam = eigvals.detach().double().cpu().numpy()
     batch, d = state.m.shape[:-2], state.m.shape[-2]
     q0 = state.m.reshape(-1, d).cpu().numpy()
     e0 = state.r.square().sum((-2, -1)).reshape(-1).cpu().numpy()  # 1 − s0 without cancellation
-    out = np.stack(
-        [_single(q, float(e), lam, points.numpy(), kappa) for q, e in zip(q0, e0, strict=True)], axis=1
-    )
-    q = torch.from_numpy(out).reshape(len(points), *batch, d, 1).to(state.m.device)
-    return Trajectory(points, q, "closed_form")
+    solved = [_single(q, float(e), lam, points.numpy(), kappa) for q, e in zip(q0, e0, strict=True)]
+    q, rest = (np.stack([run[part] for run in solved], axis=1) for part in (0, 1))
+    m = torch.from_numpy(q).reshape(len(points), *batch, d, 1).to(state.m.device)
+    share = torch.from_numpy(rest).reshape(len(points), *batch, 1, 1).to(state.m.device)
+    return FrameState(m, share * state.r, float(points[-1]))
 
 
-def _single(q0: Array, e0: float, lam: Array, times: Array, kappa: float) -> Array:
+def _single(q0: Array, e0: float, lam: Array, times: Array, kappa: float) -> tuple[Array, Array]:
+    """q (T, d), and √((1 − s)/(1 − s0)) (T,), by which R has grown."""
     if not q0.any():
-        return np.zeros((len(times), len(q0)))
+        return np.zeros((len(times), len(q0))), np.ones(len(times))
     with np.errstate(divide="ignore"):
         log_q0 = np.log(np.abs(q0))
     log_e0 = np.log(e0) if e0 > 0 else -np.inf
@@ -166,10 +155,10 @@ def _single(q0: Array, e0: float, lam: Array, times: Array, kappa: float) -> Arr
         top = exponents.max()
         return exponents, float(top + 0.5 * np.log(np.exp(2 * (exponents - top)).sum()))
 
-    def size(sigma: float) -> float:
-        """s at σ: 4 log s − (2 + κ) log(1 − s) = 8 log|p| − (2 + κ) log(1 − s0), by Newton on logit(s)."""
+    def sizes(sigma: float) -> tuple[float, float]:
+        """s and 1 − s at σ: 4 log s − (2 + κ) log(1 − s) = 8 log|p| − (2 + κ) log(1 − s0), by Newton on logit(s)."""
         if e0 <= 0:
-            return 1.0
+            return 1.0, 0.0
         target = 8.0 * log_p(sigma)[1] - (2.0 + kappa) * log_e0
         # 4 log s − (2+κ) log(1−s) lies between 4y and (2+κ)y at logit y: a starting point on the right side
         # of both.
@@ -181,23 +170,21 @@ def _single(q0: Array, e0: float, lam: Array, times: Array, kappa: float) -> Arr
             y -= change
             if abs(change) < 1e-15 * max(1.0, abs(y)):
                 break
-        return float(np.exp(-np.logaddexp(0.0, -y)))
+        return float(np.exp(-np.logaddexp(0.0, -y))), float(np.exp(-np.logaddexp(0.0, y)))
 
     if kappa == 2.0 or times[-1] == 0.0:
         sigmas = 4.0 * times
     else:
         solution = solve_ivp(
-            lambda _, sigma: [4.0 - (2.0 - kappa) * size(sigma[0])], (0.0, float(times[-1])), [0.0],
+            lambda _, sigma: [4.0 - (2.0 - kappa) * sizes(sigma[0])[0]], (0.0, float(times[-1])), [0.0],
             method="DOP853", t_eval=times, rtol=1e-13, atol=1e-14,
             max_step=float(times[-1]) / 50,
         )  # fmt: skip
         sigmas = solution.y[0]
-    rows = []
+    rows, shares = [], []
     for sigma in sigmas:
         exponents, log_norm = log_p(float(sigma))
-        rows.append(np.sqrt(size(float(sigma))) * np.sign(q0) * np.exp(exponents - log_norm))
-    return np.stack(rows)
-
-
-def _frame(state: FrameState) -> Array:
-    return np.asarray(torch.cat([state.m, state.r], dim=-2).cpu().numpy(), dtype=np.float64)
+        s, rest = sizes(float(sigma))
+        rows.append(np.sqrt(s) * np.sign(q0) * np.exp(exponents - log_norm))
+        shares.append(math.sqrt(rest / e0) if e0 > 0 else 0.0)
+    return np.stack(rows), np.array(shares)

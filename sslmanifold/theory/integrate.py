@@ -1,6 +1,4 @@
-"""Integrators of the orthogonal family: Euler (Eq. 12), RK4, the frame RK4, and an adaptive one that stays on
-it.
-"""
+"""Integrators of the orthogonal family: Euler (Eq. 12), RK4, the frame RK4, and an adaptive one that stays on it."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from scipy.integrate import DOP853, solve_ivp
 from torch import Tensor
 
 from sslmanifold.theory.flows.base import as_times
-from sslmanifold.theory.flows.orthogonal import frame_step
-from sslmanifold.theory.state import FrameState
-from sslmanifold.theory.trajectory import Trajectory
+from sslmanifold.theory.frame import FrameState, frame_step
 from sslmanifold.theory.velocities import orthogonal_flow, printed_flow
 
 
@@ -53,24 +49,30 @@ def rk4(q0: Tensor, eigvals: Tensor, step: float, steps: int, *, kappa: float = 
 
 
 def lifted_rk4(
-    state: FrameState, eigvals: Tensor, times: Tensor, *, kappa: float = 0.0, step: float | None = None
-) -> Trajectory:
+    state: FrameState,
+    eigvals: Tensor,
+    times: Tensor,
+    *,
+    kappa: float = 0.0,
+    depth: int = 2,
+    step: float | None = None,
+) -> FrameState:
     """RK4 on the frame Y = [q; R] with polar projection: fourth order, exact structure for all t.
 
-    Steps of at most ``step`` (default 0.0025/‖Λ‖₂: errors below 1e-10) that land on each time (T,). Returns a
-    Trajectory (T, …, d, z).
+    Steps of at most ``step`` (default 0.0025/‖Λ‖₂: errors below 1e-10) that land on each time (T,). Returns q
+    (T, …, d, z) and R (T, …, k, z).
     """
     points = as_times(times)
     norm = max(float(eigvals.abs().max()), 1e-300)
     step = 0.0025 / norm if step is None else step
-    now, maps = 0.0, []
+    now, states = 0.0, []
     for t in points.tolist():
         count = math.ceil((t - now) / step - 1e-9)
         for _ in range(count):
-            state = frame_step(state, (t - now) / count, eigvals, kappa)
-        maps.append(state.m)
+            state = frame_step(state, (t - now) / count, eigvals, kappa, depth)
+        states.append(state)
         now = t
-    return Trajectory(points, torch.stack(maps), "lifted_rk4")
+    return FrameState(torch.stack([s.m for s in states]), torch.stack([s.r for s in states]), now)
 
 
 def adaptive(
@@ -79,14 +81,11 @@ def adaptive(
     times: Tensor,
     *,
     kappa: float = 0.0,
+    depth: int = 2,
     rtol: float = 1e-12,
     atol: float = 1e-13,
-) -> Trajectory:
-    """DOP853 on the frame Y = [q; R], with −γ Y(YᵀY − I) added, γ = ‖Λ‖₂ + 8 max(λd, 0).
-
-    Off the manifold, I − YᵀY grows at most like e^{8 max(λd, 0) t} and decays like e^{−2γt}. The added term
-    is zero on orthonormal frames, so solutions are unchanged, and makes them attracting, which the plain
-    equation does not: an adaptive solver on q alone blows up at h = d. Lands on each of the times (T,).
+) -> FrameState:
+    """DOP853 on the frame Y = [q; R] (`frame_velocity`); lands on each time (T,): q (T, …, d, z), R (T, …, k, z).
 
     Raises:
         RuntimeError: if SciPy's solver gives up.
@@ -95,8 +94,27 @@ def adaptive(
     lam = eigvals.detach().double().cpu().numpy()
     frame = torch.cat([state.m, state.r], dim=-2).cpu().numpy()  # (…, d + k, z)
     shape, d = frame.shape, state.m.shape[-2]
-    gamma = float(np.abs(lam).max()) + 8.0 * max(float(lam.max()), 0.0)
-    diagonal = lam[:, None]
+    velocity = frame_velocity(lam, shape, kappa, (depth - 2) * kappa)
+    values = landed(velocity, frame.ravel(), points.numpy(), rtol, atol).reshape(len(points), *shape)
+    both = torch.from_numpy(values).to(state.m.device)
+    return FrameState(both[..., :d, :], both[..., d:, :], float(points[-1]))
+
+
+def frame_velocity(
+    eigvals: np.ndarray, shape: tuple[int, ...], kappa: float, extra: float, highest: float | None = None
+) -> Callable[[float, np.ndarray], np.ndarray]:
+    """The velocity of Y = [q; R], flattened from ``shape`` (…, d + k, z), with −γ Y(YᵀY − I) added.
+
+    γ = ‖Λ‖₂ + 8 max(λd, 0), and more by the factor (4 + c)/4 for a deep net, c = ``extra`` = (L − 2)κ. Off the
+    manifold, I − YᵀY grows at most like e^{8 max(λd, 0) t}, or with ``highest`` in place of λd where N = qᵀΛq is
+    known to stay below it, and decays like e^{−2γt}. The added term is zero on orthonormal frames, so solutions
+    are unchanged, and makes them attracting, which the plain equation does not: an adaptive solver on q alone
+    blows up at h = d.
+    """
+    d, z = eigvals.shape[0], shape[-1]
+    top = float(eigvals.max()) if highest is None else highest
+    gamma = (float(np.abs(eigvals).max()) + 8.0 * max(top, 0.0)) * (1.0 + extra / 4.0)
+    diagonal = eigvals[:, None]
 
     def velocity(_: float, flat: np.ndarray) -> np.ndarray:
         y = flat.reshape(shape)
@@ -105,15 +123,13 @@ def adaptive(
         lq = diagonal * q
         n = qt @ lq
         excess = np.swapaxes(y, -1, -2) @ y
-        excess[..., range(shape[-1]), range(shape[-1])] -= 1.0
-        out = y @ (4.0 * n - gamma * excess)
-        # [q; R](4N) is right for R; q needs −4Λq + (2 − κ)Λq qᵀq + (κ − 2) q N on top.
-        out[..., :d, :] += (2.0 - kappa) * (lq @ (qt @ q) - q @ n) - 4.0 * lq
+        excess[..., range(z), range(z)] -= 1.0
+        out = y @ ((4.0 + extra) * n - gamma * excess)
+        # [q; R]((4 + c)N) is right for R; q needs −(4 + c)Λq + (2 − κ)Λq qᵀq + (κ − 2) q N on top.
+        out[..., :d, :] += (2.0 - kappa) * (lq @ (qt @ q) - q @ n) - (4.0 + extra) * lq
         return out.ravel()
 
-    values = landed(velocity, frame.ravel(), points.numpy(), rtol, atol).reshape(len(points), *shape)
-    q = torch.from_numpy(np.ascontiguousarray(values[..., :d, :])).to(state.m.device)
-    return Trajectory(points, q, "adaptive")
+    return velocity
 
 
 def landed(

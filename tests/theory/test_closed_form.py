@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sslmanifold.errors import UserError
 from sslmanifold.theory import solve
 from sslmanifold.theory.closed_form import OjaSubspace, projector
-from sslmanifold.theory.state import frame_state
+from sslmanifold.theory.frame import frame_state
 
 LATE = [0.01, 0.2, 1.0, 5.0, 20.0]
 

@@ -66,7 +66,7 @@ def test_a_hundred_thousand_features_without_their_square() -> None:
     operator = MomentOperator(x, x + 0.1, x.flip(0))
     q = torch.linalg.qr(torch.randn(d, z, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
     flow = OrthogonalFlow(operator)
-    from sslmanifold.theory.state import frame_state
+    from sslmanifold.theory.frame import frame_state
 
     state = flow.advance(frame_state(0.5 * q, rows=z), 1e-7)
     assert torch.isfinite(state.m).all()
@@ -87,7 +87,7 @@ def test_cifar_sized_data_under_four_gigabytes() -> None:
     values, vectors = operator.eigenpairs(2, tolerance=1e-3)
     assert bool((values < 0).all())
     flow = OrthogonalFlow(operator)
-    from sslmanifold.theory.state import frame_state
+    from sslmanifold.theory.frame import frame_state
 
     state = frame_state(
         0.3 * torch.linalg.qr(torch.randn(3072, 2, dtype=torch.float64, generator=generator))[0], rows=2

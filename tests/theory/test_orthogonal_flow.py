@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from sslmanifold.errors import UserError
 from sslmanifold.theory import OrthogonalFlow, limit_rank, optimum, orthogonal_flow, solve
+from sslmanifold.theory.frame import frame_state
 from sslmanifold.theory.integrate import rk4
-from sslmanifold.theory.state import frame_state
 from sslmanifold.theory.velocities import frame_flow, printed_flow
 
 KAPPAS = st.sampled_from([0.0, 1.0, 2.0, 4.0, 0.37])

@@ -90,7 +90,7 @@ def test_orders_of_the_integrators(paper_case, kappa) -> None:
     flow.step_limit = float("inf")  # so that each advance is one step
     lifted = []
     for n in (20, 40):
-        from sslmanifold.theory.state import frame_state
+        from sslmanifold.theory.frame import frame_state
 
         state = frame_state(q0, rows=2)
         for _ in range(n):

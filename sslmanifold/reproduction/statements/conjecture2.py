@@ -7,7 +7,7 @@ from sslmanifold.geometry import haar
 from sslmanifold.reproduction.claims import Check, Claim
 from sslmanifold.reproduction.part import Part, Result, Settings
 from sslmanifold.reproduction.problem import streams
-from sslmanifold.theory.flows.orthogonal import frame_from_weights, frame_step
+from sslmanifold.theory.frame import frame_from_weights, frame_step
 
 D, Z = 7, 3
 

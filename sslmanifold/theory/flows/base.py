@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,11 @@ from sslmanifold.theory.state import State
 from sslmanifold.theory.trajectory import Trajectory
 
 S = TypeVar("S", bound=State)
+
+# How many sub-steps apart two looks are that tell whether a flow still moves.
+_LOOK_EVERY = 128
+# The longest that one `advance` goes without arriving, in sub-steps: minutes.
+_LONGEST = 200_000
 
 
 class FlowBlowUp(ArithmeticError):
@@ -53,6 +58,9 @@ class Flow(ABC, Generic[S]):
     # less.
     step_limit = 0.25
     rate = 4.0
+    # A state that moves by less than this between two looks, twice in a row, relative to its size when `advance`
+    # began, has arrived to rounding.
+    at_rest = 1e-14
 
     def __init__(self, moment: Moment) -> None:
         self.moment: Moment = as_moment(moment)
@@ -69,10 +77,14 @@ class Flow(ABC, Generic[S]):
     def advance(self, state: S, dt: float, moment: Moment | None = None) -> S:
         """State after dt more, dt ≥ 0, sub-stepped so that its error is far below that of a training step of size dt.
 
+        A flow that has arrived to rounding is left where it is, so that the cost of a long dt is that of the way
+        there: ‖C‖ over the smallest gap that decides it.
+
         ``moment`` replaces C during this step: give each step's realised C to follow minibatch training.
 
         Raises:
             FlowBlowUp: when the solution does not exist that long (the unconstrained flow with λ1 < 0).
+            UserError: dt out of range, or so long that the flow neither arrives nor ends within minutes.
         """
         if not (math.isfinite(dt) and dt >= 0):
             raise UserError(f"dt={dt} must be finite and ≥ 0: give the step's learning rate")
@@ -85,14 +97,31 @@ class Flow(ABC, Generic[S]):
             norm = self._norm
         else:
             norm = estimate_norm(moment)
-        left = dt
+        left, taken, looked, still = dt, 0, state, 0
+        scale = max(self._moved(None, state), 1e-300)
         while left > 0:
             # Recounted each time: the unconstrained flow gets faster as it goes.
             steps = max(1, math.ceil(left * norm * self._stiffness(state) / self.step_limit - 1e-9))
             size = left / steps
             state = self._step(state, size, moment)
             left = 0.0 if steps == 1 else left - size
+            taken += 1
+            if taken % _LOOK_EVERY == 0 and left > 0:
+                moved, looked = self._moved(looked, state), state
+                still = still + 1 if moved <= self.at_rest * scale else 0
+                if still == 2:
+                    return cast(Any, state)._replace(time=state.time + left)
+                if taken >= _LONGEST:
+                    raise UserError(
+                        f"the flow of {self.name} is still under way at t = {state.time:.4g}, after {taken:,} steps "
+                        f"of {size:.2g}: eigenvalues of C this close together take longer than t = {dt:.4g} is "
+                        f"worth waiting for; ask for a time up to {state.time:.2g}"
+                    )
         return state
+
+    def _moved(self, before: S | None, after: S) -> float:
+        """Largest change of an entry of the map; its largest entry without ``before``."""
+        return float((after.m if before is None else after.m - before.m).abs().max())
 
     def _stiffness(self, state: S) -> float:
         """Fastest rate of the flow at this state, per ‖C‖."""

@@ -8,14 +8,9 @@ from itertools import pairwise
 from torch import Tensor
 
 from sslmanifold.errors import UserError
-from sslmanifold.theory.flows.orthogonal import (
-    OrthogonalFlow,
-    check_feasible,
-    check_orthonormal,
-    frame_from_weights,
-)
+from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
+from sslmanifold.theory.frame import FrameState, check_feasible, check_orthonormal, frame_from_weights
 from sslmanifold.theory.moment_product import Moment
-from sslmanifold.theory.state import FrameState
 
 
 class DeepLinearFlow(OrthogonalFlow):

@@ -47,6 +47,7 @@ class ExtrapolatedFlow(Flow[ExtrapolatedState[L]], Generic[L]):
 
     # One step (three training steps' work) at the default learning rate 1/(20‖C‖).
     step_limit = 0.22
+    at_rest = 5e-13  # two eigenproblems a step
 
     def start(self, *weights: Tensor) -> ExtrapolatedState[L]:
         """State of W1 (…, h, d), W2 (…, h, z) at time 0, any widths, put on the constraint first."""
@@ -62,6 +63,13 @@ class ExtrapolatedFlow(Flow[ExtrapolatedState[L]], Generic[L]):
     @abstractmethod
     def _move(self, layers: L, dt: float, moment: Moment) -> L:
         """One training step of size dt: both layers along their gradients at once, then projected."""
+
+    def _moved(self, before: ExtrapolatedState[L] | None, after: ExtrapolatedState[L]) -> float:
+        """Of both solutions: their difference cancels noise that neither has settled."""
+        if before is None:
+            return float(after.fine.m.abs().max())
+        pairs = ((before.coarse, after.coarse), (before.fine, after.fine))
+        return max(float((b.m - a.m).abs().max()) for a, b in pairs)
 
     def _step(self, state: ExtrapolatedState[L], dt: float, moment: Moment) -> ExtrapolatedState[L]:
         middle = self._move(state.fine, dt / 2, moment)

@@ -146,6 +146,12 @@ class GramFlow(Flow[GramState]):
         ).dense()
         return GramState(m, h1, h2, time + dt)
 
+    def _moved(self, before: GramState | None, after: GramState) -> float:
+        """Of all three matrices."""
+        if before is None:
+            return max(float(x.abs().max()) for x in after[:3])
+        return max(float((b - a).abs().max()) for a, b in zip(before[:3], after[:3], strict=True))
+
     def _stiffness(self, state: GramState) -> float:
         """2(‖H1‖₂ + ‖H2‖₂): how much faster than C itself the map can change."""
         return 2 * (gram_norm(state.h1, state.m) + gram_norm(state.h2, state.m.mT))

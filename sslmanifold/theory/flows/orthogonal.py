@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
-from sslmanifold.theory.flows.base import Flow
+from sslmanifold.theory.flows.base import Flow, as_times
+from sslmanifold.theory.frame import (
+    FrameState,
+    check_feasible,
+    check_orthonormal,
+    frame_from_weights,
+    frame_state,
+    frame_step,
+    normalise_frame,
+)
 from sslmanifold.theory.limits import optimum
-from sslmanifold.theory.moment_product import Moment
-from sslmanifold.theory.state import FrameState, as_weights, frame_state, normalise_frame
-from sslmanifold.theory.velocities import frame_flow, kappa_of, row_flow
+from sslmanifold.theory.moment_product import Moment, spectral_norm
+from sslmanifold.theory.moments import eigenbasis
+from sslmanifold.theory.solve import oja, solve_frame
+from sslmanifold.theory.state import as_weights
+from sslmanifold.theory.velocities import kappa_of, row_flow
 
-# How far start() lets weights be from orthonormal: float32 or float16-mixed training passes, a mistake does
-# not.
-_ORTHONORMAL = 1e-2
+# Sub-steps beyond which the spectrum of C is worth finding.
+_LONG = 1000
 
 
 class OrthogonalFlow(Flow[FrameState]):
@@ -60,6 +73,48 @@ class OrthogonalFlow(Flow[FrameState]):
         check_orthonormal(w2, "W2")
         return frame_from_weights(w1, w2)
 
+    def advance(self, state: FrameState, dt: float, moment: Moment | None = None) -> FrameState:
+        if moment is None and math.isfinite(dt) and self._known_spectrum() is not None:
+            if self._norm == 0.0:
+                self._norm = spectral_norm(self.moment)
+            if dt * self._norm * self.rate > _LONG * self.step_limit:
+                at, _ = self.at(state, [dt])
+                return FrameState(at.m[0], at.r[0], state.time + dt)
+        return super().advance(state, dt, moment)
+
+    def at(self, state: FrameState, times: Tensor | Iterable[float]) -> tuple[FrameState, str]:
+        """m (T, …, d, z) and R (T, …, k, z) at ascending times after ``state``, and the method: closed form or DOP853.
+
+        In C's eigenbasis, O(d z²) an evaluation, at a cost that does not grow with the time (`solve`).
+
+        Raises:
+            UserError: where C is known by its products alone, or differs between runs.
+        """
+        spectrum = self._known_spectrum()
+        if spectrum is None:
+            raise UserError(
+                "C's spectrum is not known: advance() step by step, or give C as one (d, d) matrix"
+            )
+        eigvals, eigvecs = spectrum
+        points, place = torch.unique_consecutive(as_times(times), return_inverse=True)
+        q = state.m if eigvecs is None else eigvecs.mT @ state.m
+        if self.rows:
+            frames, method = oja(FrameState(q, state.r), eigvals, points / 2), "closed_form"
+        else:
+            frames, method = solve_frame(
+                FrameState(q, state.r), eigvals, points, kappa=self.kappa, depth=self.depth
+            )
+        m = frames.m if eigvecs is None else eigvecs @ frames.m
+        place = place.to(m.device)
+        return FrameState(m[place], frames.r[place], state.time + float(points[-1])), method
+
+    def _known_spectrum(self) -> tuple[Tensor, Tensor | None] | None:
+        """Eigenvalues (d,), and eigenvectors unless C is diagonal already; None for operators and batches of C."""
+        moment = self.moment
+        if not isinstance(moment, Tensor) or moment.ndim > 2:
+            return None
+        return (moment, None) if moment.ndim == 1 else eigenbasis(moment)
+
     def _step(self, state: FrameState, dt: float, moment: Moment) -> FrameState:
         if self.rows:
             return _rk4_rows(state, dt, moment)
@@ -78,22 +133,6 @@ class OrthogonalFlow(Flow[FrameState]):
         return optimum(self._lowest(max(embedding, forced)), embedding, forced=forced)
 
 
-def frame_step(state: FrameState, dt: float, moment: Moment, kappa: float, depth: int = 2) -> FrameState:
-    """One RK4 step of `frame_flow` with polar projection: local error O(dt⁵), exact structure."""
-    m, r = state.m, state.r
-
-    def velocity(m: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        return frame_flow(m, r, moment, kappa, depth)
-
-    a, ra = velocity(m, r)
-    b, rb = velocity(m + (dt / 2) * a, r + (dt / 2) * ra)
-    c, rc = velocity(m + (dt / 2) * b, r + (dt / 2) * rb)
-    e, re = velocity(m + dt * c, r + dt * rc)
-    m = m + (dt / 6) * (a + 2 * (b + c) + e)
-    r = r + (dt / 6) * (ra + 2 * (rb + rc) + re)
-    return normalise_frame(FrameState(m, r, state.time + dt))
-
-
 def _rk4_rows(state: FrameState, dt: float, moment: Moment) -> FrameState:
     m = state.m
     a = row_flow(m, moment)
@@ -101,42 +140,3 @@ def _rk4_rows(state: FrameState, dt: float, moment: Moment) -> FrameState:
     c = row_flow(m + (dt / 2) * b, moment)
     e = row_flow(m + dt * c, moment)
     return normalise_frame(FrameState(m + (dt / 6) * (a + 2 * (b + c) + e), state.r, state.time + dt))
-
-
-def frame_from_weights(w1: Tensor, w2: Tensor) -> FrameState:
-    """[q; R] with q = W1ᵀW2 and R a z-column factor of the part of W2 outside W1's range."""
-    q = w1.mT @ w2
-    outside = w2 - w1 @ q  # (…, h, z), rank ≤ h − d
-    rows = min(w2.shape[-1], w1.shape[-2] - w1.shape[-1])
-    if rows == 0:
-        return normalise_frame(FrameState(q, q[..., :0, :]), iterations=5)
-    _, s, vh = torch.linalg.svd(outside, full_matrices=False)
-    r = s[..., :rows, None] * vh[..., :rows, :]
-    return normalise_frame(FrameState(q, r), iterations=5)
-
-
-def check_feasible(hidden: int, features: int, embedding: int) -> None:
-    """W1ᵀW1 = I_d needs h ≥ d and W2ᵀW2 = I_z needs h ≥ z; raises UserError naming the override."""
-    if hidden < features:
-        raise UserError(
-            f"orthogonal W1 (h×d) needs h ≥ d, got h={hidden}, d={features}: "
-            f"set model.hidden={features} or data.pca={hidden}"
-        )
-    if hidden < embedding:
-        raise UserError(
-            f"orthogonal W2 (h×z) needs h ≥ z, got h={hidden}, z={embedding}: "
-            f"set model.hidden={embedding} or model.embedding={hidden}"
-        )
-
-
-def check_orthonormal(w: Tensor, name: str, shape_message: str | None = None) -> None:
-    """Raise UserError unless the columns of w (…, h, p) are orthonormal to 1e-2."""
-    if w.shape[-2] < w.shape[-1]:
-        raise UserError(shape_message or f"{name} of shape {tuple(w.shape)} cannot have orthonormal columns")
-    eye = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
-    residual = float((w.mT @ w - eye).abs().max())
-    if not residual < _ORTHONORMAL:
-        raise UserError(
-            f"{name}ᵀ{name} differs from the identity by {residual:.3g}: start from orthonormal weights, "
-            "for example torch.linalg.qr(W).Q"
-        )
