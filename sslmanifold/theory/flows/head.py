@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.base import Flow
-from sslmanifold.theory.flows.orthogonal import OrthogonalFlow, check_orthonormal
+from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
+from sslmanifold.theory.frame import FrameState, check_orthonormal, frame_state
 from sslmanifold.theory.moment_product import Moment, moment_product
-from sslmanifold.theory.state import FrameState, frame_state
 
 
 class OrthogonalHeadFlow(OrthogonalFlow):
