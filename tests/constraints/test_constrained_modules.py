@@ -219,7 +219,8 @@ def test_a_compiled_module_trains_as_it_does_uncompiled(backend: str) -> None:
     other = copy.deepcopy(plain)
     compiled = torch.compile(other, backend=backend)
     for module in (plain, compiled):
-        trained(module, RiemannianAdam(module.parameters(), lr=0.02), 6)
+        # not Adam, which makes steps of the roundoff in the gradient of a bias before a batch norm
+        trained(module, RiemannianSGD(module.parameters(), lr=0.1, momentum=0.9), 6)
     for a, b in zip(plain.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert worst(other) < 1e-5
