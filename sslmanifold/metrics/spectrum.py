@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from sslmanifold.metrics.triangular import accumulate, accumulated
+from sslmanifold.metrics.base import finite_or_zero, float64
+from sslmanifold.metrics.triangular import FactoredMetric
 
 # A spread smaller than this fraction of the largest entry is rounding: the embeddings are one point.
 COLLAPSED = 1e-13
@@ -18,15 +18,24 @@ def singular_values(u: Tensor, *, centered: bool = True) -> Tensor:
 
     The division keeps embeddings of any finite size, 1e130 as well as 1e-130, within range; rank metrics
     do not depend on scale. Where the spread is below 1e-13 of the largest entry all values are set to 0;
-    where an entry is not finite all are NaN. Leading batch dimensions are kept.
+    where an entry is not finite, or there is no embedding, all are NaN. Leading batch dimensions are kept.
+
+    Raises:
+        UserError: a tensor of fewer than two dimensions, or of complex numbers.
     """
-    u = u.detach().to(torch.float64)
-    finite = torch.isfinite(u).all(dim=-1).all(dim=-1)[..., None]  # (…, 1)
-    u = torch.where(finite[..., None], u, 0.0)
+    u = float64(u)
+    finite, (u,) = finite_or_zero(u)
+    finite = finite[..., None] & (u.shape[-2] > 0)  # (…, 1); of no embeddings nothing is known
     u = u / _largest(u)
     if centered:
         u = u - u.mean(dim=-2, keepdim=True)
-    return _flag(_without_rounding(torch.linalg.svdvals(u), u.shape[-2]), finite)
+    return _flag(_without_rounding(_values(u), u.shape[-2]), finite)
+
+
+def _values(u: Tensor) -> Tensor:
+    """Singular values, at least one of them."""
+    values = torch.linalg.svdvals(u)
+    return values if values.shape[-1] else u.new_zeros(*u.shape[:-2], 1)
 
 
 def _largest(u: Tensor) -> Tensor:
@@ -44,7 +53,7 @@ def _flag(values: Tensor, finite: Tensor) -> Tensor:
     return torch.where(finite, values, torch.nan)
 
 
-class SpectralMetric(Metric, ABC):
+class SpectralMetric(FactoredMetric, ABC):
     """A number computed from the singular values of all embeddings seen, (…, n, z) in batches along n.
 
     The state is the triangular factor R of [1, U] (of U when not centred), (…, z + 1, z + 1) in float64:
@@ -53,17 +62,17 @@ class SpectralMetric(Metric, ABC):
     1e-16 and entries of 1e130 come through); it costs a QR decomposition of each batch, O(n z²), the same
     as the Gram matrix to a constant. Factors of several processes are stacked and factored once more.
 
-    Leading batch dimensions (replicas) must be the same in each update and stay in the result.
+    Leading dimensions (replicas) must be the same in each update and stay in the result.
     """
 
-    full_state_update = False
+    plot_lower_bound = 0.0
+    factored = ("factors",)
     factors: list[Tensor]
     count: Tensor
 
     def __init__(self, *, centered: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.centered = centered
-        self.add_state("factors", default=[], dist_reduce_fx="cat")
         self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
 
     @abstractmethod
@@ -72,22 +81,18 @@ class SpectralMetric(Metric, ABC):
 
     def update(self, u: Tensor) -> None:
         """Adds embeddings, (…, n, z)."""
-        u = u.detach().to(torch.float64)
-        if self.centered:
-            u = torch.cat([torch.ones_like(u[..., :1]), u], dim=-1)  # (…, n, 1 + z)
-        self.factors = accumulate(self.factors, u)
-        self.count += u.shape[-2]
+        u = float64(u)
+        rows = torch.cat([torch.ones_like(u[..., :1]), u], dim=-1) if self.centered else u  # (…, n, 1 + z)
+        self.accumulate("factors", rows)
+        self.count = self.count + u.shape[-2]
 
     def compute(self) -> Tensor:
         """The metric over all embeddings so far, (…,)."""
-        factor = accumulated(self.factors)
-        finite = torch.isfinite(factor).all(dim=-1).all(dim=-1)[..., None]
-        factor = torch.where(finite[..., None], factor, 0.0)
+        finite, (factor,) = finite_or_zero(self.factor("factors"))
+        finite = finite[..., None] & (self.count > 0)
         columns = factor[..., 1:] if self.centered else factor  # (…, 1 + z, z)
         # |entries of R| ≤ √n max|U|, and the first row holds √n ū: the size that rounding is relative to.
         columns = columns / _largest(columns)
         centred = columns[..., 1:, :] if self.centered else columns
-        values = torch.linalg.svdvals(centred)
-        if values.shape[-1] == 0:
-            values = centred.new_zeros(*centred.shape[:-2], 1)
+        values = _values(centred)
         return self.from_singular_values(_flag(_without_rounding(values, 1), finite), int(self.count))

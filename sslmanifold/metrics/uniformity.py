@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_length
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+
+from sslmanifold.errors import UserError
+from sslmanifold.metrics.base import EmbeddingMetric, finite_or_zero, float64
 
 _CHUNK_VALUES = 2**20  # distances held at a time
 
@@ -17,11 +19,11 @@ def uniformity(u: Tensor, *, t: float = 2.0, normalize: bool = True) -> Tensor:
 
     ``normalize`` puts embeddings on the unit sphere, as the definition asks: then it lies between −4t and
     0 (0: all at one point). Computed in float64, O(n² z) time, in chunks of 8 MiB. NaN for fewer than
-    two samples.
+    two samples, and where an embedding is not finite.
 
     Shapes: (…, n, z) → (…,). Source: Wang and Isola, ICML 2020 (arXiv 2005.10242).
     """
-    u = u.detach().to(torch.float64)
+    finite, (u,) = finite_or_zero(float64(u))
     if normalize:
         u = unit_length(u, dim=-1)
     n = u.shape[-2]
@@ -38,10 +40,11 @@ def uniformity(u: Tensor, *, t: float = 2.0, normalize: bool = True) -> Tensor:
         here = torch.arange(block.shape[-2], device=u.device)
         exponent[..., here, start + here] = -torch.inf  # a sample with itself is no pair
         parts.append(torch.logsumexp(exponent, dim=(-2, -1)))
-    return torch.logsumexp(torch.stack(parts), dim=0) - math.log(n * (n - 1))
+    value = torch.logsumexp(torch.stack(parts), dim=0) - math.log(n * (n - 1))
+    return torch.where(finite, value, torch.nan)
 
 
-class Uniformity(Metric):
+class Uniformity(EmbeddingMetric):
     """:func:`uniformity` of all embeddings seen.
 
     Pairs cross batches, so the embeddings themselves are the state (float64, gathered from all
@@ -49,7 +52,7 @@ class Uniformity(Metric):
     """
 
     higher_is_better = False
-    full_state_update = False
+    plot_upper_bound = 0.0
     embeddings: list[Tensor]
 
     def __init__(self, *, t: float = 2.0, normalize: bool = True, **kwargs: Any) -> None:
@@ -59,7 +62,13 @@ class Uniformity(Metric):
 
     def update(self, u: Tensor) -> None:
         """Adds embeddings (…, n, z)."""
-        self.embeddings.append(u.detach().to(torch.float64).movedim(-2, 0))  # (n, …, z), for "cat"
+        rows = float64(u).movedim(-2, 0)  # (n, …, z), for "cat"
+        if self.embeddings and self.embeddings[0].shape[1:] != rows.shape[1:]:
+            raise UserError(
+                f"embeddings of shape {tuple(u.shape)} after others of {self.embeddings[0].shape[-1]} dimensions: "
+                "write metric.reset() before another embedding"
+            )
+        self.embeddings.append(rows)
 
     def compute(self) -> Tensor:
         """Uniformity of all embeddings so far, (…,)."""
