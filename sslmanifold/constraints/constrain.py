@@ -14,6 +14,7 @@ from sslmanifold.constraints.selection import Weight, Weights, select
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import Flattened, ManifoldParameter, Stiefel, feasibility_tolerance, haar, residual
 from sslmanifold.geometry._geoopt import geoopt
+from sslmanifold.geometry.parameter import guard_assignments
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -191,6 +192,7 @@ def _drawn(weight: Weight, manifold: "geoopt.Manifold", generator: torch.Generat
 @torch.no_grad()
 def _attach(weight: Weight, manifold: "geoopt.Manifold", value: Tensor) -> None:
     parameter: Any = weight.parameter
+    guard_assignments()
     Tensor.copy_(parameter, value)
     # The same object of another class: whoever holds it, an optimizer or a tied layer, holds the constrained one.
     parameter.__class__ = ManifoldParameter

@@ -1,6 +1,7 @@
 """A geoopt parameter that refuses to hold a point off its manifold."""
 
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -103,6 +104,7 @@ class ManifoldParameter(geoopt.ManifoldParameter):
 
     @classmethod
     def _wrap(cls, data: Tensor, manifold: "geoopt.Manifold", requires_grad: bool) -> "ManifoldParameter":
+        guard_assignments()
         instance = Tensor._make_subclass(cls, data, requires_grad)
         instance.manifold = manifold
         return instance
@@ -188,7 +190,10 @@ def _keep_manifold(module: nn.Module, name: str, param: nn.Parameter | None) -> 
     return None
 
 
-torch.nn.modules.module.register_module_parameter_registration_hook(_keep_manifold)  # type: ignore[arg-type]
+@cache
+def guard_assignments() -> None:
+    """Let modules keep manifolds through assignments; done with the first ManifoldParameter, not by an import."""
+    torch.nn.modules.module.register_module_parameter_registration_hook(_keep_manifold)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

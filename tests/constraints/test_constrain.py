@@ -387,6 +387,9 @@ def test_the_import_touches_nothing_in_torch() -> None:
         "before = hooks()\n"
         "import sslmanifold\n"
         "assert hooks() == before, hooks()\n"
+        "from sslmanifold import constrain, describe, release\n"
+        "import sslmanifold.geometry\n"
+        "assert hooks() == before, hooks()\n"
         "assert before, 'nothing was looked at'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

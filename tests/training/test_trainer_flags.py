@@ -401,7 +401,7 @@ def test_what_runs_is_what_is_said(train: Callable[..., Run], capsys: pytest.Cap
     summary = train("data=half_moons", "trainer.max_steps=3", "trainer.precision=16-mixed").summary
     assert summary["trainer/precision"] == "bf16-mixed"
     assert summary["trainer/device"] == "cpu"
-    assert "trainer.precision=16-mixed runs as bf16-mixed" in capsys.readouterr().out
+    assert "trainer.precision=16-mixed runs as bf16-mixed" in capsys.readouterr().err
     assert train("data=half_moons", "trainer.max_steps=3").summary["trainer/precision"] == "32-true"
 
 
