@@ -72,6 +72,6 @@ def check_classes(train_y: np.ndarray, classes: list[Any], where: str) -> None:
     if counts[scarce] < 2:
         raise UserError(
             f"{where}: class {classes[scarce]!r} has {counts[scarce]} training example"
-            f"{'' if counts[scarce] == 1 else 's'}, and a probe needs one to fit and one to validate: choose other "
-            "data.classes, or add data"
+            f"{'' if counts[scarce] == 1 else 's'}, and a probe needs one to fit and one to validate: leave that "
+            "class out of the data, or add to it"
         )

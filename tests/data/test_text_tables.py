@@ -99,7 +99,7 @@ def test_an_index_of_the_rows_is_no_feature(tmp_path, text, why):
 
 def test_an_index_written_twice_and_the_choice_to_keep_it(tmp_path):
     FRAME.to_csv(tmp_path / "once.csv")
-    pd.read_csv(tmp_path / "once.csv").to_csv(tmp_path / "twice.csv")
+    FRAME.reset_index(names="Unnamed: 0").to_csv(tmp_path / "twice.csv")  # read and written once more
     samples = Array(path=str(tmp_path / "twice.csv")).load()
     np.testing.assert_array_equal(samples.train_x.numpy(), X)
     assert len(samples.left_out) == 2
