@@ -173,8 +173,9 @@ def test_a_working_directory_that_reads_as_an_interpolation(forge: Any, tmp_path
     work = tmp_path / "a${b}c"
     work.mkdir()
     status, said = forge.run(*LINE, "hydra.run.dir=run", cwd=work)
-    assert status == 0, said
-    assert Run(work / "run").summary["status"] == "completed"
+    assert status == 2, said
+    assert "which Hydra reads as an interpolation" in one_line(said)
+    assert not (work / "run").exists()
 
 
 # -- partial files -----------------------------------------------------------------------------------------
