@@ -47,6 +47,7 @@ def run_application(
         if folder_key is not None:
             overrides = [named_folder(argument, folder_key) for argument in overrides]
         _refuse_redirections(overrides)
+        _refuse_interpolation()
     except UserError as error:
         return complain(command, str(error), EXIT_MISTAKE)
     arguments = [*flags, *overrides]
@@ -113,6 +114,16 @@ def _refuse_redirections(overrides: list[str]) -> None:
         elif key == "hydra.sweep.dir" and folder.is_dir():
             for job in folder.iterdir():
                 RunFolder(job).refuse_redirections()
+
+
+def _refuse_interpolation() -> None:
+    """Hydra keeps the working directory in its configuration, where ``${…}`` in its name would be resolved."""
+    where = os.getcwd()
+    if "${" in where:
+        raise UserError(
+            f"the working directory {where} has ${{ in its name, which Hydra reads as an interpolation: start from "
+            "another directory"
+        )
 
 
 def _forget_earlier_sweep() -> None:

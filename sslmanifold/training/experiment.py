@@ -65,6 +65,7 @@ class Experiment:
         self.loss = build_group(config.get("loss"), "loss", opened)
         self.constraint: Constraint = build_group(config.get("constraint"), "constraint", opened)
         schedule = build_group(config.get("scheduler"), "scheduler", opened)
+        self.factor = schedule.factor  # of a step, in a run of so many
         self.schedule = lambda step: schedule.factor(step, self.steps)
         self.logger: RunLogger = build_group(config.get("logger"), "logger", opened)
         self.named_callbacks = build_callbacks(config.get("callbacks") or {}, self.flags, opened)

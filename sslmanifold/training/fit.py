@@ -29,7 +29,7 @@ from sslmanifold.training.lightning_callbacks import stopped_by
 from sslmanifold.training.lightning_trainer import as_run, build_trainer, remarks
 from sslmanifold.training.quiet import quiet_lightning
 from sslmanifold.training.recorder import Recorder
-from sslmanifold.training.resume import checkpoint_to_resume, finished
+from sslmanifold.training.resume import checkpoint_to_resume, finished, require_same_schedule
 
 # points kept of the training embedding, for figures
 SCATTER_POINTS = 2000
@@ -103,6 +103,8 @@ def _resumed(config: dict[str, Any], folder: RunFolder, opened: Opened | None) -
         draw_missing(config, folder, opened)
         return Run(folder.path)
     experiment = Experiment(config, opened)
+    if checkpoint is not None:
+        require_same_schedule(experiment.factor, config, checkpoint)
     with writing(folder.summary):
         folder.summary.unlink(missing_ok=True)
     folder.write_config(config)

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -283,6 +283,29 @@ def checkpoint_to_resume(config: Mapping[str, Any], folder: RunFolder) -> Path |
             "taken back: leave it out or ask for more, or start a new run without ckpt_path"
         )
     return checkpoint
+
+
+def require_same_schedule(
+    factor: Callable[[int, int], float], config: Mapping[str, Any], checkpoint: Path
+) -> None:
+    """Raise UserError where the steps done would have had other learning rates, had the run been this long at once.
+
+    Args:
+        factor: the schedule: step, number of steps → factor on the learning rate.
+        config: of the run as it goes on.
+        checkpoint: what it goes on from.
+    """
+    from sslmanifold.models.restore import read_checkpoint
+
+    saved = read_checkpoint(checkpoint)["sslmanifold"]
+    before, now = saved["config"]["trainer"]["max_steps"], config["trainer"]["max_steps"]
+    if any(factor(step, before) != factor(step, now) for step in range(saved["steps_done"])):
+        name = str(config["scheduler"]["_target_"]).rpartition(".")[2].lower()
+        raise UserError(
+            f"trainer.max_steps={now} would make another run: scheduler={name} spans trainer.max_steps={before}, so "
+            f"the {saved['steps_done']} steps already done would have had other learning rates; leave it out, or start "
+            "a new run without ckpt_path"
+        )
 
 
 def _steps(folder: RunFolder) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sslmanifold.errors import UserError
 from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run
 from sslmanifold.training.fit import run_training
@@ -130,3 +131,15 @@ def test_killed_after_its_last_step_and_then_extended(
         run.folder.summary.unlink()
         assert run_training(config(steps) | {"ckpt_path": str(part)}, part).summary["status"] == "completed"
     same_run(run_training(config(34) | {"ckpt_path": str(part)}, part), whole)
+
+
+def test_a_schedule_over_all_steps_is_not_stretched(
+    compose_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Half a cosine over 11 steps and then over 34 is neither run."""
+    config = compose_config(*BASE, "scheduler=cosine", "trainer.max_steps=11")
+    before = run_training(config, tmp_path).folder.summary.read_bytes()
+    longer = compose_config(*BASE, "scheduler=cosine", "trainer.max_steps=34") | {"ckpt_path": str(tmp_path)}
+    with pytest.raises(UserError, match=r"scheduler=cosine spans trainer\.max_steps=11"):
+        run_training(longer, tmp_path)
+    assert (tmp_path / "summary.json").read_bytes() == before

@@ -1,0 +1,132 @@
+"""A signal at any moment of a run: the exit status and the summary agree, and the run goes on from there."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sslmanifold.runs import Run
+from sslmanifold.training import fit
+from sslmanifold.training.checkpointing import Checkpointing
+from sslmanifold.training.figures import Figures
+from sslmanifold.training.fit import run_training
+from sslmanifold.training.module import SSLModule
+
+LINE = ("data=half_moons", "data.n=40", "trainer.max_steps=30", "callbacks=[spectrum,ode,figures]")
+
+
+def signalled(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *numbers: int, at: int = 0) -> None:
+    """From now on the ``at``-th call of a method first sends these signals to this process."""
+    original, calls = getattr(owner, name), [0]
+
+    def method(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == at + 1:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, method)
+
+
+@pytest.fixture
+def config(compose_config: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return compose_config(*LINE)
+
+
+def complete(run: Run) -> bool:
+    figures = {path.stem for path in run.folder.figures.glob("*.png")}
+    return run.summary["status"] == "completed" and {"loss", "effective_rank", "embedding"} <= figures
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_finishes_the_step_in_hand(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    signalled(monkeypatch, SSLModule, "training_step", number, at=11)
+    run = run_training(config, tmp_path)
+    assert run.summary["status"] == "interrupted"
+    assert run.summary["reason"] == f"stopped by {signal.Signals(number).name} at step 12"
+    monkeypatch.undo()
+    assert complete(run_training(config | {"ckpt_path": str(tmp_path)}, tmp_path))
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)])
+def test_a_second_signal_is_an_interruption_too(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...]
+) -> None:
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    signalled(monkeypatch, SSLModule, "training_step", *numbers, at=11)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path)
+    summary = Run(tmp_path).summary
+    assert summary["status"] == "interrupted"
+    assert "at step 11" in summary["reason"]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    monkeypatch.undo()
+    assert complete(run_training(config | {"ckpt_path": str(tmp_path)}, tmp_path))
+
+
+@pytest.mark.parametrize(("owner", "name", "at"), [(Figures, "draw", 0), (Checkpointing, "save", 1)])
+def test_after_the_last_step_a_signal_is_noted_and_the_end_is_finished(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int
+) -> None:
+    signalled(monkeypatch, owner, name, signal.SIGTERM, at=at)
+    run = run_training(config, tmp_path)
+    assert complete(run)
+    assert run.signals == (signal.SIGTERM,)
+
+
+def test_two_signals_at_the_end_leave_an_interrupted_run_that_ends_when_resumed(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalled(monkeypatch, Figures, "draw", signal.SIGTERM, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path)
+    assert Run(tmp_path).summary["status"] == "interrupted"
+    monkeypatch.undo()
+    assert complete(run_training(config | {"ckpt_path": str(tmp_path)}, tmp_path))
+
+
+def test_before_the_first_step_there_is_nothing_to_finish(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalled(monkeypatch, fit, "Experiment", signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path)
+    assert Run(tmp_path).summary["status"] == "interrupted"
+    monkeypatch.undo()
+    assert complete(run_training(config | {"ckpt_path": str(tmp_path)}, tmp_path))
+
+
+def test_killed_while_figures_are_drawn(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def draw(*arguments: Any, **options: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(Figures, "draw", draw)
+    # nothing of the run's own answers SIGKILL
+    monkeypatch.setattr(fit._Training, "_leave", lambda self, error: error)
+    with pytest.raises(Killed):
+        run_training(config, tmp_path)
+    assert Run(tmp_path).summary == {}  # the summary does not say that all is done
+    monkeypatch.undo()
+    assert complete(run_training(config | {"ckpt_path": str(tmp_path)}, tmp_path))
+
+
+def test_figures_that_are_missing_are_drawn_by_the_resume_of_a_complete_run(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    run = run_training(config, tmp_path)
+    kept = run.folder.figures / "loss.png"
+    before = kept.stat().st_mtime_ns
+    (run.folder.figures / "embedding.png").unlink()
+    assert complete(run_training(config | {"ckpt_path": str(tmp_path)}, tmp_path))
+    assert kept.stat().st_mtime_ns == before
