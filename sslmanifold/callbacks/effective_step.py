@@ -47,9 +47,11 @@ def outside_the_flow(optimizer: Optimizer, clip_value: float | None, clip_algori
     found = []
     if clip_value and (clip_algorithm == "value" or "betas" in group):
         how = "value" if clip_algorithm == "value" else "norm"
-        found.append(f"gradients clipped by {how} at {clip_value:g}")
+        found.append(f"gradients clipped by {how} at {clip_value:g}, which is not in the flow")
     if group.get("max_norm") is not None:
-        found.append(f"optimizer.max_norm={group['max_norm']:g}, which clips each matrix by itself")
+        found.append(
+            f"optimizer.max_norm={group['max_norm']:g}, which clips each matrix by itself and is not in the flow"
+        )
     if group.get("maximize"):
-        found.append("optimizer.maximize=true, which goes up the loss")
+        found.append("optimizer.maximize=true, which goes up the loss and is not in the flow")
     return found

@@ -142,7 +142,7 @@ class Rows(Callback):
         lightnings = all(type(c).__module__.startswith("lightning.") for c in self.others.values())
         for name, callback in self.others.items():
             monitor = getattr(callback, "monitor", None)
-            if lightnings and monitor is not None and monitor not in known:
+            if lightnings and monitor is not None and monitor not in known and monitor != "step":
                 raise UserError(
                     f"callbacks.{name}.monitor={monitor} is not measured in this run: choose one of "
                     f"{', '.join(sorted(known))}"

@@ -144,6 +144,9 @@ BAD = [
     (["trainer.max_step=5"], ["unknown key trainer.max_step", "did you mean trainer.max_steps"]),
     (["+trainer.foo=5"], ["unknown key trainer.foo"]),
     (["+trainer.strategy=fsdp"], ["trainer.strategy=fsdp", "ddp"]),
+    (["trainer.stratgy=ddp"], ["unknown key trainer.stratgy", "did you mean trainer.strategy"]),
+    (["+trainer.devices=2"], ["trainer.devices is a key already", "set trainer.devices=2"]),
+    (["trainer.limit_train_batches=0"], ["trainer.limit_train_batches=0", "nothing to train on"]),
     (["trainer.precision=bf16-true"], ["trainer.precision=bf16-true", "bf16-mixed"]),
     (["trainer.precision=banana"], ["banana"]),
     (

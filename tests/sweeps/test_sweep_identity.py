@@ -44,6 +44,16 @@ def test_key_ignores_how_a_job_is_run(compose_config: Callable[..., dict[str, An
     assert config_key(compose_config()) == config_key(compose_config(override))
 
 
+def test_key_of_an_older_version_has_fewer_trainer_keys(
+    compose_config: Callable[..., dict[str, Any]],
+) -> None:
+    config = compose_config()
+    older = config | {"trainer": {key: v for key, v in config["trainer"].items() if v is not None}}
+    assert len(older["trainer"]) == 6
+    assert config_key(older) == config_key(config)
+    assert config_key(older) != config_key(compose_config("trainer.accumulate_grad_batches=2"))
+
+
 @given(
     st.permutations(
         ["constraint=none,scaled", "seed=range(5)", "data=half_moons", "resume=true", "threads=2"]
