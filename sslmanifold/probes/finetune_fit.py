@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from sslmanifold.models import ConstrainedNetwork
+from sslmanifold.models.checkpoint_file import load_file
 from sslmanifold.probes.classifiers import Fitted
 from sslmanifold.probes.embeddings import embed_exactly
 from sslmanifold.probes.finetune import FineTune, FineTuning, Freezing, released
@@ -120,6 +121,8 @@ def _one_fraction(
         trainer.strategy.checkpoint_io = CheckedFiles()
         last = folder / "last.ckpt"
         again = str(last) if options.resume and last.exists() else None
+        if again:
+            load_file(last)  # one line where it is damaged, or is no checkpoint
         trainer.fit(module, train, check, ckpt_path=again, weights_only=True if again else None)
         accuracy = float(best.best_model_score) if best.best_model_score is not None else math.nan
         predicted = trainer.predict(module, test, ckpt_path=best.best_model_path, weights_only=True)

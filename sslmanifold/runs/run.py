@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sslmanifold.config.targets import Opened, trusted_packages
+from sslmanifold.config.targets import Opened, require_targets, trusted_packages
 from sslmanifold.errors import UserError
 from sslmanifold.runs.folder import UNREADABLE, RunFolder
 from sslmanifold.runs.identity import other_weights
@@ -143,6 +143,7 @@ class Run:
                 + (f" (the run {self.summary['status']}: {reason})" if reason else "")
                 + f": train it first, `sslmanifold train ckpt_path={self.path}`"
             )
+        require_targets({key: self.config[key] for key in ("constraint", "model")}, self.opened)
         checkpoint = read_checkpoint(self.checkpoint)
         for key, ours, theirs in other_weights(
             self.config, checkpoint["sslmanifold"].get("config") or self.config

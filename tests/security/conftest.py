@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from sslmanifold.runs import Run
@@ -26,6 +27,10 @@ def foreign(real: Run, tmp_path: Path) -> Callable[..., Path]:
         shutil.copytree(real.path, folder)
         config = yaml.safe_load((folder / "config.yaml").read_text()) | changes
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        path = folder / "checkpoints" / "last.ckpt"
+        checkpoint = torch.load(path, weights_only=True)
+        checkpoint["sslmanifold"]["config"] = config  # whoever changes the one can change the other
+        torch.save(checkpoint, path)
         return folder
 
     return make
