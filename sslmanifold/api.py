@@ -147,13 +147,13 @@ def _without_run_dir(lines: list[str], run_dir: str | Path | None) -> tuple[list
     kept: list[str] = []
     folder = None if run_dir is None else Path(run_dir)
     for line in lines:
-        key, _, value = line.lstrip("+~").partition("=")
+        key = line.lstrip("+~").partition("=")[0]
         if line.startswith("-"):
             raise UserError(
                 f"train({line!r}): the command line has flags, Python has config_dir= and run_dir="
             )
         if key == "hydra.run.dir":
-            named = Path(_resolved(line, value))
+            named = Path(_resolved(line))
             if folder is not None and named.resolve() != folder.resolve():
                 raise UserError(f"{line} and run_dir={folder} name two folders: leave one of them out")
             folder = named
@@ -166,7 +166,7 @@ def _without_run_dir(lines: list[str], run_dir: str | Path | None) -> tuple[list
     return kept, folder
 
 
-def _resolved(line: str, value: str) -> str:
+def _resolved(line: str) -> str:
     """The text of an override's value, unquoted, its ``${now:…}`` and ``${oc.env:…}`` resolved."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.utils import setup_globals

@@ -33,5 +33,6 @@ def main(arguments: list[str]) -> int:
     lines = [tally(records)]
     lines += [f"{record.name} {record.status}: {why}" for record, why in failures(records)[:20]]
     damaged = damaged_files(records)
-    print(printable("\n".join([*lines, *damaged[:20], *map(str, paths)])))
+    for line in [*lines, *damaged[:20], *map(str, paths)]:
+        print(printable(line).replace("\n", " "))
     return EXIT_FAILED if damaged or any(record.status == UNREADABLE for record in records) else 0

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from sslmanifold.commands.application import EXIT_MISTAKE, complain, output_dir, run_application
 from sslmanifold.config.compose import plain
 from sslmanifold.config.targets import trusted_packages
-from sslmanifold.errors import UserError
+from sslmanifold.errors import UserError, printable
 from sslmanifold.runs.plain_yaml import yaml_text
 
 
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
         except UserError as error:
             return complain("train", str(error), EXIT_MISTAKE)
         if resumed is not None and "--cfg" in arguments:
-            print(yaml_text(resumed), end="")
+            print(printable(yaml_text(resumed)), end="")
             return 0
     return run_application(
         "train", functools.partial(task, resumed=resumed) if resumed is not None else task, arguments

@@ -1,12 +1,12 @@
 """What a W&B run shows besides its curves: figures, the loss against the ODE, the spectrum, the embedding, probes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sslmanifold.runs import Run
+from sslmanifold.runs.folder import read_json
 
 POINTS = 500  # of the embedding's table
 
@@ -130,7 +130,7 @@ def _probe_media(found: dict[str, Path]) -> dict[str, Any]:
 
     media: dict[str, Any] = {}
     for probe, path in found.items():
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
         if "accuracy" in result:
             media[f"probe/{probe}/accuracy"] = result["accuracy"]
         confusion = result.get("confusion")

@@ -42,6 +42,7 @@ def figure_style() -> Iterator[None]:
         matplotlib.use("Agg")
     with matplotlib.rc_context(
         {
+            "text.usetex": False,  # a matplotlibrc beside the run would have LaTeX started
             "figure.dpi": 100,
             "savefig.dpi": 160,
             "savefig.bbox": "tight",

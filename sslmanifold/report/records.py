@@ -1,6 +1,5 @@
 """Run folders as rows: found under any folder, read once, with what was varied between them."""
 
-import json
 import math
 import re
 import time
@@ -14,6 +13,7 @@ from typing import Any
 from sslmanifold.config.targets import RENAMED, Opened, locate
 from sslmanifold.errors import UserError
 from sslmanifold.runs import UNREADABLE, Run, run_folders
+from sslmanifold.runs.folder import read_json
 from sslmanifold.runs.identity import NOT_IDENTITY
 
 NAMED_GROUPS = ("data", "model", "loss", "constraint")
@@ -82,7 +82,7 @@ class Record:
             summary |= {"status": UNREADABLE, "reason": self.damage}
         for path in sorted(self.run.folder.probes.glob("*.json")):
             try:
-                accuracy = json.loads(path.read_text(encoding="utf-8")).get("accuracy")
+                accuracy = read_json(path).get("accuracy")
             except (ValueError, AttributeError):
                 continue  # a probe that was killed while writing; the run itself is whole
             if accuracy is not None:

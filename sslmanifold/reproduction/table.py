@@ -10,9 +10,10 @@ from sslmanifold.reproduction.readme import tally
 def print_claims(claims: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """One line a statement, then where everything lies."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from sslmanifold.console import TextConsole
 
     colours = {"holds": "green", "holds as corrected": "yellow", "fails": "red"}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -23,7 +24,7 @@ def print_claims(claims: Sequence[Mapping[str, Any]], folder: Path) -> None:
         verdict = f"[{colours[claim['verdict']]}]{claim['verdict']}[/]"
         direction = {"<=": "≤", ">=": "≥"}[claim["direction"]]
         table.add_row(escape(claim["statement"]), verdict, value, f"{direction} {claim['tolerance']:.4g}")
-    console = Console()
+    console = TextConsole()
     console.print(table)
     console.print(tally(claims), highlight=False)
     console.print(f"{folder / 'README.md'}: the table with the figures", soft_wrap=True, highlight=False)

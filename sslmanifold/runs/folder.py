@@ -34,6 +34,8 @@ STATUSES = ("completed", "stopped", "diverged", "failed", "interrupted")
 ENDED = ("completed", "stopped", "diverged")
 # of a run whose summary.json cannot be read
 UNREADABLE = "unreadable"
+# the summary of a run with a thousand replicas has a few megabytes
+LARGEST_JSON = 1 << 26
 
 
 def replace_durably(temporary: Path, path: Path) -> None:
@@ -99,6 +101,21 @@ def finite_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite_json(v) for v in value]
     return value
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError, ValueError: where it cannot be read, is larger than any that is written, or is nested without end.
+    """
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise ValueError(f"it has {size} bytes")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested without end") from None
 
 
 class RunFolder:

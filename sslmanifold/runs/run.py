@@ -1,7 +1,6 @@
 """A run read back from its folder."""
 
 import csv
-import json
 import math
 import os
 import zipfile
@@ -15,7 +14,7 @@ import numpy as np
 
 from sslmanifold.config.targets import Opened, require_targets, trusted_packages
 from sslmanifold.errors import UserError
-from sslmanifold.runs.folder import UNREADABLE, RunFolder
+from sslmanifold.runs.folder import UNREADABLE, RunFolder, read_json
 from sslmanifold.runs.identity import other_weights
 from sslmanifold.runs.plain_yaml import read_yaml
 
@@ -96,16 +95,12 @@ class Run:
         if not self.folder.summary.exists():
             return {}
         try:
-            if (size := self.folder.summary.stat().st_size) > LARGEST_SUMMARY:
-                raise ValueError(f"it has {size} bytes")
-            summary = json.loads(self.folder.summary.read_text(encoding="utf-8"))
+            summary = read_json(self.folder.summary)
             if isinstance(summary, dict):
                 return summary
             fault = "it holds no keys"
         except (OSError, ValueError) as error:
             fault = str(error)
-        except RecursionError:
-            fault = "it is nested without end"
         return {"status": UNREADABLE, "reason": f"summary.json cannot be read: {fault}"}
 
     @cached_property
@@ -113,6 +108,8 @@ class Run:
         if not self.folder.metrics.exists():
             return {}
         try:
+            if (size := self.folder.metrics.stat().st_size) > memory() // 16:  # text takes a multiple of it
+                raise ValueError(f"it has {size} bytes, too many for this machine's memory")
             with self.folder.metrics.open(encoding="utf-8", newline="") as file:
                 reader = csv.reader(file)
                 columns = next(reader, [])

