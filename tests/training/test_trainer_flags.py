@@ -224,7 +224,9 @@ def test_no_time_is_predicted_where_steps_are_clipped(train: Callable[..., Run])
     options = (*options, "callbacks.optimum.tolerance=0.3")
     callbacks = "[spectrum,optimum]"
     assert key in train(*options, callbacks=callbacks).summary
-    assert key in train(*options, "optimizer.momentum=0.5", callbacks=callbacks).summary  # at its effective steps
+    assert (
+        key in train(*options, "optimizer.momentum=0.5", callbacks=callbacks).summary
+    )  # at its effective steps
     assert key not in train(*options, "trainer.gradient_clip_val=0.1", callbacks=callbacks).summary
 
 
