@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslmanifold.config.arguments import quoted
+from sslmanifold.config.arguments import quoted, unquoted
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run
 
@@ -153,7 +153,9 @@ def _without_run_dir(lines: list[str], run_dir: str | Path | None) -> tuple[list
                 f"train({line!r}): the command line has flags, Python has config_dir= and run_dir="
             )
         if key == "hydra.run.dir":
-            named = Path(_resolved(line))
+            value = line.partition("=")[2]
+            interpolated = "${" in value and value[:1] not in ("'", '"')
+            named = Path(unquoted(f"'{value}'" if interpolated else value))
             if folder is not None and named.resolve() != folder.resolve():
                 raise UserError(f"{line} and run_dir={folder} name two folders: leave one of them out")
             folder = named
@@ -164,22 +166,6 @@ def _without_run_dir(lines: list[str], run_dir: str | Path | None) -> tuple[list
         else:
             kept.append(line)
     return kept, folder
-
-
-def _resolved(line: str) -> str:
-    """The text of an override's value, unquoted, its ``${now:…}`` and ``${oc.env:…}`` resolved."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.utils import setup_globals
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    setup_globals()
-    try:
-        (override,) = OverridesParser.create().parse_overrides([line])
-        return str(OmegaConf.create({"dir": override.value()})["dir"])
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{line}: {str(error).splitlines()[0]}: pass the folder as run_dir=…") from error
 
 
 def _resumed(

@@ -17,10 +17,10 @@ from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from sslmanifold.config.arguments import named_folder, split_flags
+from sslmanifold.config.arguments import named_folder, require_plain, split_flags, unquoted
 from sslmanifold.config.compose import composition_message, reason
 from sslmanifold.config.location import command_dir
 from sslmanifold.errors import OutputError, UserError, printable
@@ -43,6 +43,7 @@ def run_application(
     share one.
     """
     try:
+        require_plain(Path())
         flags, overrides = split_flags(arguments)
         if folder_key is not None:
             overrides = [named_folder(argument, folder_key) for argument in overrides]
@@ -94,26 +95,25 @@ def run_application(
     return _end_of_sweep(command) or 0
 
 
-def output_dir() -> Path:
-    """The job's folder as it is: Hydra would read a ``${…}`` in its name as an interpolation."""
-    runtime = OmegaConf.to_container(HydraConfig.get().runtime, resolve=False)
-    return Path(runtime["output_dir"])  # type: ignore[index,call-overload]
-
-
 def _refuse_redirections(overrides: list[str]) -> None:
     """Hydra writes into the folder that it is given before any job starts: no link there may lead elsewhere."""
-    given = [argument.lstrip("+").partition("=") for argument in overrides]
-    if not any(key in ("hydra.run.dir", "hydra.sweep.dir") for key, _, _ in given):
+    given = {
+        key: value
+        for key, _, value in (argument.lstrip("+").partition("=") for argument in overrides)
+        if key in ("hydra.run.dir", "hydra.sweep.dir")
+    }
+    if not given:
         return
     from sslmanifold.runs import RunFolder
 
-    for key, _, value in given:
-        folder = Path(value.strip("'\""))
-        if key == "hydra.run.dir":
-            RunFolder(folder).refuse_redirections()
-        elif key == "hydra.sweep.dir" and folder.is_dir():
-            for job in folder.iterdir():
-                RunFolder(job).refuse_redirections()
+    for key, value in given.items():
+        try:
+            folder = Path(unquoted(value))
+        except UserError:  # made of what is composed: a new folder
+            continue
+        jobs = [folder] if key == "hydra.run.dir" else folder.iterdir() if folder.is_dir() else []
+        for job in jobs:
+            RunFolder(job).refuse_redirections()
 
 
 def _refuse_interpolation() -> None:

@@ -1,8 +1,11 @@
 """``sslmanifold dynamics``: a run solved instead of trained."""
 
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sslmanifold.commands.application import output_dir, run_application
+from sslmanifold.commands.application import run_application
 from sslmanifold.config.compose import plain
 
 
@@ -11,7 +14,7 @@ def task(config: DictConfig) -> None:
     from sslmanifold.report.terminal import print_run
     from sslmanifold.training.dynamics import solve_dynamics
 
-    print_run(solve_dynamics(plain(config), output_dir()))
+    print_run(solve_dynamics(plain(config), Path(HydraConfig.get().runtime.output_dir)))
 
 
 def main(arguments: list[str]) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sslmanifold.commands.application import output_dir, run_application
+from sslmanifold.commands.application import run_application
 from sslmanifold.config.compose import plain
 
 
@@ -46,7 +47,7 @@ def task(config: DictConfig) -> None:
 
     options = reproduce_options(**validated(reproduce_options, plain(config), ""))
     parts = chosen_parts(options["figure"])
-    folder = output_dir()
+    folder = Path(HydraConfig.get().runtime.output_dir)
     settings = settings_of(options, folder)
     import torch
 

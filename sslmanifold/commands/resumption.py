@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sslmanifold.config.arguments import quoted, split_flags
+from sslmanifold.config.arguments import quoted, require_plain, split_flags
 from sslmanifold.errors import UserError
 from sslmanifold.training.resume import going_on, key_of, locate_checkpoint, of_hydra, value_of
 
@@ -25,6 +25,7 @@ def resume_arguments(arguments: list[str]) -> tuple[list[str], dict[str, Any] | 
             "ckpt_path goes on with one run: to finish a sweep repeat its line with resume=true and its hydra.sweep.dir"
         )
     folder, checkpoint = locate_checkpoint(ckpt_path, run_dir)
+    require_plain(folder.path)
     new = [a for a in overrides if key_of(a) not in ("ckpt_path", "hydra.run.dir")]
     here = f"hydra.run.dir={quoted(folder.path)}"
     if not folder.holds_run():  # ckpt_path=last where nothing has run yet: a line that can simply be repeated

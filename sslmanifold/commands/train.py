@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sslmanifold.commands.application import EXIT_MISTAKE, complain, output_dir, run_application
+from sslmanifold.commands.application import EXIT_MISTAKE, complain, run_application
 from sslmanifold.config.compose import plain
 from sslmanifold.config.targets import trusted_packages
 from sslmanifold.errors import UserError, printable
@@ -30,7 +30,7 @@ def task(config: DictConfig, resumed: dict[str, Any] | None = None) -> Any:
     from sslmanifold.training.resume import finished
 
     hydra = HydraConfig.get()
-    folder = output_dir()
+    folder = Path(HydraConfig.get().runtime.output_dir)
     if config.get("resume") and hydra.mode != RunMode.MULTIRUN:
         raise UserError(
             "resume=true goes on with a sweep (-m): to go on with one run, give its folder, ckpt_path=DIR"

@@ -82,6 +82,15 @@ def named_folder(argument: str, key: str = "run") -> str:
     return f"{key}={quoted(argument)}"
 
 
+def require_plain(folder: Path) -> None:
+    """Raise UserError for a folder into whose name Hydra would read an interpolation: it takes it unquoted."""
+    if "${" in str(folder.absolute()):
+        raise UserError(
+            f"{folder.absolute()} has ${{ in its name, which Hydra takes for an interpolation: rename it, or start in "
+            "and write into another folder"
+        )
+
+
 def quoted(value: object, *, interpolations: bool = False) -> str:
     """A value as Hydra's grammar takes it for that very text, whatever characters a path has.
 
@@ -92,6 +101,31 @@ def quoted(value: object, *, interpolations: bool = False) -> str:
     special = r"'" if interpolations else r"\$\{|'"
     text = re.sub(rf"(\\*)({special}|$)", lambda m: m[1] * 2 + (f"\\{m[2]}" if m[2] else ""), str(value))
     return f"'{text}'"
+
+
+def unquoted(text: str) -> str:
+    """The text that an override's value means, as :func:`quoted` writes it or as it was typed.
+
+    What is not in quotes is taken as it is; in quotes a ``${now:…}`` or ``${oc.env:…}`` is resolved, as Hydra does.
+
+    Raises:
+        UserError: for an interpolation that has no value outside a composed configuration.
+    """
+    text = text.strip()
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+        return text
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.utils import setup_globals
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    setup_globals()
+    try:
+        (override,) = OverridesParser.create().parse_overrides([f"value={text}"])
+        return str(OmegaConf.create({"value": override.value()})["value"])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{text} is no folder: {str(error).splitlines()[0]}") from error
 
 
 def folders_and_options(

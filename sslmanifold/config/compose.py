@@ -74,11 +74,6 @@ def composition_message(error: Exception, command: str, arguments: list[str]) ->
     missing = re.search(r"Could not delete from config\. '([\w.]+)' does not exist", text)
     if missing:
         return _unknown_key(missing.group(1), command, arguments)
-    present = re.search(r"Could not append to config\. An item is already at '([\w.@/]+)'", text)
-    if present:
-        lines = [a.lstrip("+") for a in arguments if a.startswith(f"+{present.group(1)}=")]
-        line = lines[0] if lines else f"{present.group(1)}=…"
-        return f"{present.group(1)} is a key already: write {line}, without the +"
     if isinstance(error, MissingMandatoryValue):
         return reason(error)
     # of a list of options, callbacks=[a,b], Hydra does not say which there are
@@ -88,9 +83,7 @@ def composition_message(error: Exception, command: str, arguments: list[str]) ->
         options = sorted(path.stem for path in (command_dir(command) / group).glob("*.yaml"))
         return f"{group}: there is no {name}: choose from {', '.join(options)}"
     lines = [line for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
-    keep = [
-        line for line in lines if not line.startswith(("See http", "Set the environment", "    full_key"))
-    ]
+    keep = [line for line in lines if not line.startswith(("See http", "Set the environment", "    "))]
     return "\n".join(keep)
 
 

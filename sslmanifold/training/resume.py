@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sslmanifold.config.arguments import unquoted
 from sslmanifold.config.compose import composed
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run, RunFolder
@@ -123,7 +124,7 @@ def value_of(arguments: Sequence[str], key: str) -> str | None:
     values = [a.split("=", 1)[1] for a in arguments if "=" in a and key_of(a) == key]
     if not values:
         return None
-    value = re.sub(r"^(['\"])(.*)\1$", r"\2", values[-1].strip())
+    value = unquoted(values[-1])
     return None if value in ("", "null") else value
 
 
