@@ -93,6 +93,7 @@ def accumulated_batches(flags: TrainerFlags, callbacks: dict[str, Callback]) -> 
             )
         given = schedule[0]
         del callbacks[name]
+    flags.accumulate_grad_batches = given
     return given or 1
 
 

@@ -226,7 +226,7 @@ class TrainerFlags:
         elif isinstance(self.max_time, Mapping):
             try:
                 return timedelta(**self.max_time).total_seconds()  # type: ignore[arg-type]
-            except TypeError:
+            except (TypeError, ValueError, OverflowError):
                 pass
         raise UserError(
             f"trainer.max_time={self.max_time} is not a duration: write DD:HH:MM:SS, e.g. trainer.max_time=00:00:10:00 "
@@ -291,7 +291,7 @@ class TrainerFlags:
         clips = (
             "no entry of a gradient is larger, which is not in the flow"
             if self.gradient_clip_algorithm == "value"
-            else "no Riemannian gradient is longer; the flow's clock takes the clipped length"
+            else "the Riemannian gradient of a step is no longer; ode/meaning says how the flow counts it"
         )
         return [*EFFECTS.items(), ("gradient_clip_val", clips)]
 

@@ -99,6 +99,7 @@ def test_the_accumulation_scheduler_is_the_flag(train: Callable[..., Run]) -> No
     callback = run(train, 0.02, *options, scheduler, "+callbacks.x.scheduling={0:2}")
     same_weights(flag, callback, atol=0.0)
     assert callback.summary["steps"] == 20
+    assert callback.summary["trainer/accumulate_grad_batches"].startswith("2: ")
     with pytest.raises(
         UserError, match=r"callbacks\.x\.scheduling=.* set one number.*accumulate_grad_batches=4"
     ):
