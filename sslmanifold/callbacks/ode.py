@@ -293,7 +293,8 @@ class ODEComparison(Observer):
             self._deviation_max = state_dict["deviation_max"]
             self.time = state_dict["time"]
             self.effective_step.weight = state_dict["momentum_weight"]
-            self.effective_step.started = state_dict.get("momentum_started", bool(self.effective_step.weight))
+            started = state_dict.get("momentum_started")  # version 0.1 knew it by the weight
+            self.effective_step.started = state_dict["momentum_weight"] != 0 if started is None else started
 
     def measure(self, snapshot: Snapshot) -> dict[str, Tensor]:
         if self.flow is None:

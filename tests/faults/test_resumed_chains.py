@@ -23,6 +23,13 @@ CASES = {
     "adam": ("optimizer=adam", "optimizer.lr=1e-3", APPROXIMATE),
     "minibatches": ("data.batch_size=30", "data.resample=epoch", "loss.reduction=mean", APPROXIMATE),
     "realised": ("data.batch_size=30", "loss.reduction=mean", "callbacks.ode.follow=batches"),
+    "accumulated": (
+        "data.batch_size=30",
+        "data.resample=step",
+        "loss.reduction=mean",
+        "trainer.accumulate_grad_batches=3",
+    ),
+    "clipped": ("trainer.gradient_clip_val=0.5", "replicas=2", "optimizer.momentum=0.5"),
     "resampled": ("data.resample=step", "scheduler=warmup", "scheduler.steps=20", APPROXIMATE),
     "replicas": ("replicas=3", "constraint=operator_norm"),
     "scaled": ("constraint=scaled", "trainer.precision=64-true"),
