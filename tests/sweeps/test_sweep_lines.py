@@ -126,9 +126,9 @@ def test_one_thread_a_job(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     seen: list[int] = []
     train = fit.run_training
 
-    def watched(config: dict[str, Any], folder: Path) -> Run:
+    def watched(config: dict[str, Any], folder: Path, **options: Any) -> Run:
         seen.extend(pool["num_threads"] for pool in threadpool_info())
-        return train(config, folder)
+        return train(config, folder, **options)
 
     monkeypatch.setattr(fit, "run_training", watched)
     with threadpool_limits(2):
