@@ -198,3 +198,38 @@ def test_different_rates_for_one_proximal_step_are_refused(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"learning rates are 0\.1, 0\.2"):
         fit(Groups(), ConstrainedStep("scaled", WEIGHTS), tmp_path, 1)
     fit(Groups(), ConstrainedStep("product", WEIGHTS), tmp_path, 1)  # which has no kinks
+
+
+class Unequal(Strangers):
+    """The losses of two processes are 0.5 and 1.5 times the loss, which is their mean."""
+
+    def loss(self, factor: Tensor) -> Tensor:
+        return super().loss(factor * (0.5 + self.global_rank))
+
+
+class Saving(lightning.Callback):
+    """Leaves the weights of each process in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        torch.save([p.detach() for p in chain(pl_module)], self.folder / f"{trainer.global_rank}.pt")
+
+
+@pytest.mark.parametrize("name", ["product", "scaled"])
+def test_two_processes_step_as_one(name: str, tmp_path: Path) -> None:
+    for processes in (2, 1):
+        torch.manual_seed(0)
+        trainer = lightning.Trainer(
+            max_steps=10, accelerator="cpu", devices=processes, strategy="ddp_fork" if processes == 2 else "auto",
+            logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+            callbacks=[ConstrainedStep(name, WEIGHTS), *[Saving(tmp_path)] * (processes == 2)],
+        )  # fmt: skip
+        module = Unequal() if processes == 2 else Strangers()
+        factors = torch.ones(10 * processes, dtype=torch.float64)
+        trainer.fit(module, torch.utils.data.DataLoader(factors, batch_size=1))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for a, b, alone in zip(first, second, chain(module), strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, alone, rtol=1e-9, atol=1e-12)
