@@ -1,5 +1,6 @@
 """Exact learning dynamics of self-supervised linear models, equation by function. torch, NumPy and SciPy only."""
 
+from sslmanifold.theory.any_loss import solve_loss
 from sslmanifold.theory.arrival import steps_to_tolerance, time_to_tolerance
 from sslmanifold.theory.flows.base import Flow, FlowBlowUp
 from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
@@ -26,8 +27,8 @@ from sslmanifold.theory.moments import MomentAccumulator, cross_moment, eigenbas
 from sslmanifold.theory.operator import MomentOperator
 from sslmanifold.theory.solve import solve
 from sslmanifold.theory.state import GramState, State, gram_state
-from sslmanifold.theory.trajectory import Trajectory
-from sslmanifold.theory.velocities import orthogonal_flow
+from sslmanifold.theory.trajectory import Solution, Trajectory
+from sslmanifold.theory.velocities import loss_velocity, orthogonal_flow
 
 __all__ = [
     "DeepLinearFlow",
@@ -44,6 +45,7 @@ __all__ = [
     "OrthogonalFlow",
     "ProductFlow",
     "ScaledFlow",
+    "Solution",
     "State",
     "Trajectory",
     "blow_up_time",
@@ -60,12 +62,14 @@ __all__ = [
     "linear_dynamics",
     "linearity_gap",
     "linearity_scan",
+    "loss_velocity",
     "operator_norm_optimum",
     "optimum",
     "orthogonal_flow",
     "project_product",
     "rates",
     "solve",
+    "solve_loss",
     "steps_to_tolerance",
     "time_to_tolerance",
 ]

@@ -14,6 +14,9 @@ from sslmanifold.theory.flows.base import as_times
 from sslmanifold.theory.frame import FrameState, frame_step
 from sslmanifold.theory.velocities import orthogonal_flow, printed_flow
 
+# A solver at rest takes steps as long as it may, so that this many of them are many of the fastest rate's times.
+_STILL_STEPS = 20
+
 
 def euler(
     q0: Tensor, eigvals: Tensor, step: float, steps: int, *, kappa: float = 0.0, printed: bool = False
@@ -138,11 +141,17 @@ def landed(
     times: np.ndarray,
     rtol: float,
     atol: float,
+    *,
+    at_rest: float = 0.0,
 ) -> np.ndarray:
     """DOP853 from time 0, each of ``times`` (T,) reached by a step of its own -> (T, len(y0)).
 
     SciPy's dense output interpolates between steps at lower order (6e-10 off where the steps themselves err
-    1e-13).
+    1e-13). A solution whose speed has stayed below ``at_rest`` of its highest for many steps has arrived: the rest
+    of the times get the same.
+
+    Raises:
+        RuntimeError: if SciPy's solver gives up.
     """
     out = np.empty((len(times), len(y0)))
     done = int(np.searchsorted(times, 0.0, side="right"))
@@ -150,11 +159,12 @@ def landed(
     if done == len(times):
         return out
     solver = DOP853(velocity, 0.0, y0, float(times[-1]), rtol=rtol, atol=atol)
+    highest, still = 0.0, 0
     while done < len(times):
         before, y_before = solver.t, solver.y
         message = solver.step()
         if solver.status == "failed":
-            raise RuntimeError(f"DOP853 stopped: {message}")
+            raise RuntimeError(f"DOP853 stopped at t = {solver.t:.6g}: {message}")
         while done < len(times) and times[done] <= solver.t:
             t = float(times[done])
             if t < solver.t:
@@ -172,4 +182,10 @@ def landed(
             else:
                 out[done] = solver.y
             done += 1
+        speed = float(np.abs(solver.f).max())
+        highest = max(highest, speed)
+        still = still + 1 if speed <= at_rest * highest else 0
+        if still == _STILL_STEPS:
+            out[done:] = solver.y
+            break
     return out

@@ -46,8 +46,8 @@ class Solution(NamedTuple):
 
     Attributes:
         times: (T,), Σ lr of the training it describes; ends early where the flow blows up.
-        m: (T, S, d, z).
-        loss: the objective as differentiated, (T, S).
+        m: (T, …, d, z).
+        loss: the objective as differentiated, (T, …).
         method: what solved it.
         blow_up: the time at which the flow leaves every bound, or None.
     """

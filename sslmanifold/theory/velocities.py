@@ -63,6 +63,53 @@ def frame_flow(m: Tensor, r: Tensor, moment: Moment, kappa: float, depth: int = 
     return velocity, (4 + c) * (r @ n)
 
 
+def loss_velocity(m: Tensor, gradient: Tensor, *, kappa: float = 0.0) -> Tensor:
+    """ṁ = −2G + (1 − κ/2)(G mᵀm + m mᵀG) + κ m Gᵀm: Eq. 9's family for any loss of a linear map, G = ∂L/∂m.
+
+    A linear network's loss depends on its weights through m = W1ᵀW2 alone, so under W1ᵀW1 = I_d, W2ᵀW2 = I_z the
+    gradient flow closes on m, whatever the loss and the width. For L = Tr(mᵀCm), G = 2Cm, it is `orthogonal_flow`.
+
+    Args:
+        m: (…, d, z); leading batch dimensions broadcast.
+        gradient: G at m, (…, d, z).
+        kappa: κ, see `orthogonal_flow`.
+
+    Returns:
+        ṁ (…, d, z), per unit of Σ lr of the loss that G is the gradient of.
+
+    Raises:
+        UserError: shapes that do not match.
+    """
+    if m.ndim < 2 or gradient.ndim < 2 or m.shape[-2:] != gradient.shape[-2:]:
+        raise UserError(
+            f"m of shape {tuple(m.shape)} with a gradient of shape {tuple(gradient.shape)}: give both as (…, d, z)"
+        )
+    k = (
+        m.mT @ gradient
+    )  # (…, z, z); not symmetric, unless the loss is invariant under rotations of the output
+    inner = (1 - kappa / 2) * k + kappa * k.mT
+    velocity = m @ inner - 2 * gradient
+    return velocity if kappa == 2 else velocity + (1 - kappa / 2) * (gradient @ (m.mT @ m))
+
+
+def loss_frame_flow(
+    m: Tensor, r: Tensor, gradient: Tensor, kappa: float, depth: int = 2
+) -> tuple[Tensor, Tensor]:
+    """(ṁ, Ṙ) of Y = [m; R], YᵀY = I, for G = ∂L/∂m: with K = mᵀG, N = (K + Kᵀ)/2, c = (L − 2)κ,
+
+        ṁ = `loss_velocity` − (c/2)(G − m Gᵀm),   Ṙ = R [(2 − κ)N + (κ + c/2)Kᵀ].
+
+    The second keeps RᵀR = E = I − mᵀm. For G = 2Cm it is `frame_flow`.
+    """
+    extra = (depth - 2) * kappa / 2
+    k = m.mT @ gradient
+    sym = (k + k.mT) / 2
+    velocity = loss_velocity(m, gradient, kappa=kappa)
+    if extra:
+        velocity = velocity - extra * (gradient - m @ k.mT)
+    return velocity, r @ ((2 - kappa) * sym + (kappa + extra) * k.mT)
+
+
 def row_flow(m: Tensor, moment: Moment) -> Tensor:
     """ṁ = −2 (I − mmᵀ) C m, the κ = 0 flow under W1W1ᵀ = I_h, W2ᵀW2 = I_z (h < d), where mᵀm = I."""
     cm = moment_product(moment, m)
