@@ -48,7 +48,6 @@ def run_application(
         if folder_key is not None:
             overrides = [named_folder(argument, folder_key) for argument in overrides]
         _refuse_redirections(overrides)
-        _refuse_interpolation()
     except UserError as error:
         return complain(command, str(error), EXIT_MISTAKE)
     arguments = [*flags, *overrides]
@@ -81,7 +80,7 @@ def run_application(
     except UserError as error:
         status = _end_of_sweep(command)
         if status is None:
-            return complain(command, str(error), _status_of(error))
+            return complain(command, str(error), status_of(error))
         # every job has its result, and yet something is wrong: with optimized_metric, say, or the folder
         return status or complain(command, str(error), EXIT_FAILED)
     except Exception as error:
@@ -114,16 +113,6 @@ def _refuse_redirections(overrides: list[str]) -> None:
         jobs = [folder] if key == "hydra.run.dir" else folder.iterdir() if folder.is_dir() else []
         for job in jobs:
             RunFolder(job).refuse_redirections()
-
-
-def _refuse_interpolation() -> None:
-    """Hydra keeps the working directory in its configuration, where ``${…}`` in its name would be resolved."""
-    where = os.getcwd()
-    if "${" in where:
-        raise UserError(
-            f"the working directory {where} has ${{ in its name, which Hydra reads as an interpolation: start from "
-            "another directory"
-        )
 
 
 def _forget_earlier_sweep() -> None:
@@ -165,7 +154,7 @@ def _job(command: str, task: Callable[[DictConfig], Any], config: DictConfig) ->
     except (UserError, MissingMandatoryValue) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        raise SystemExit(complain(command, reason(error), _status_of(error))) from error
+        raise SystemExit(complain(command, reason(error), status_of(error))) from error
     finally:
         log.removeHandler(said)
         log.setLevel(level)
@@ -178,7 +167,8 @@ class _Printed(logging.Handler):
         print(self.format(record), flush=True)
 
 
-def _status_of(error: Exception) -> int:
+def status_of(error: Exception) -> int:
+    """The exit status that an error ends a command with: 1 where the disk is the trouble, 2 for a mistake."""
     return EXIT_FAILED if isinstance(error, OutputError) else EXIT_MISTAKE
 
 

@@ -1,6 +1,6 @@
 """``sslmanifold report DIR``: one self-contained page about a run, a sweep or several."""
 
-from sslmanifold.commands.application import EXIT_FAILED, EXIT_MISTAKE, complain
+from sslmanifold.commands.application import EXIT_FAILED, EXIT_MISTAKE, complain, status_of
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.errors import UserError, printable
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
             raise UserError("which runs? pass a folder: sslmanifold report DIR")
         paths, records = write_report(folders, options.get("out"))
     except UserError as error:
-        return complain("report", str(error), EXIT_MISTAKE)
+        return complain("report", str(error), status_of(error))
     lines = [tally(records)]
     lines += [f"{record.name} {record.status}: {why}" for record, why in failures(records)[:20]]
     damaged = damaged_files(records)

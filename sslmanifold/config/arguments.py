@@ -154,6 +154,8 @@ def folders_and_options(
             folders += [part.strip().strip("'\"") for part in value.strip("[]").split(",") if part.strip()]
         elif key in keys:
             options[key] = value.strip("'\"")
+        elif Path(argument).exists():  # a folder may have an equals sign in its name
+            folders.append(argument)
         else:
             raise unknown_key("", key, [folder_key, *keys])
     for folder in folders:

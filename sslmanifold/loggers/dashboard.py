@@ -7,16 +7,26 @@ import sys
 from typing import Any
 
 from sslmanifold.errors import UserError
+from sslmanifold.runs.keys import (
+    DEVIATION,
+    GAP,
+    KEYS,
+    LOSS,
+    RANK,
+    RESIDUAL,
+    STABLE_RANK,
+    SUBSPACE_DISTANCE,
+    TIME,
+)
 
-# section → (summary keys drawn over the axis, logarithmic)
-SECTIONS: dict[str, tuple[tuple[str, ...], bool]] = {
-    "Collapse": (("rank/effective", "rank/stable"), False),
-    "Training against its ODE": (("ode/deviation", "ode/subspace_distance"), True),
-    "Loss": (("train/loss",), False),
-    "Optimality gap": (("train/optimality_gap",), True),
-    "Constraint": (("constraint/residual",), False),
+# section → the summary keys drawn in it over the time of the flow
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Collapse": (RANK, STABLE_RANK),
+    "Training against its ODE": (DEVIATION, SUBSPACE_DISTANCE),
+    "Loss": (LOSS,),
+    "Optimality gap": (GAP,),
+    "Constraint": (RESIDUAL,),
 }
-AXIS = "ode/time"
 
 
 def workspace(entity: str, project: str = "sslmanifold", name: str = "Learning dynamics") -> Any:
@@ -27,8 +37,8 @@ def workspace(entity: str, project: str = "sslmanifold", name: str = "Learning d
     """
     workspaces, panels = _libraries()
     sections = [
-        workspaces.Section(name=title, panels=_line_plots(panels, keys, logarithmic), is_open=True)
-        for title, (keys, logarithmic) in SECTIONS.items()
+        workspaces.Section(name=title, panels=_line_plots(panels, keys), is_open=True)
+        for title, keys in SECTIONS.items()
     ]
     charts = [
         panels.CustomChart(
@@ -61,15 +71,15 @@ def report(entity: str, project: str = "sslmanifold") -> Any:
         panels.P("Self-supervised training under weight constraints, next to its exact dynamics."),
         panels.TableOfContents(),
     ]
-    for title, (keys, logarithmic) in SECTIONS.items():
+    for title, keys in SECTIONS.items():
         runset = panels.Runset(entity=entity, project=project, groupby=["config.constraint._target_"])
-        grid = panels.PanelGrid(runsets=[runset], panels=_line_plots(panels, keys, logarithmic))
+        grid = panels.PanelGrid(runsets=[runset], panels=_line_plots(panels, keys))
         blocks += [panels.H2(title), grid]
     return panels.Report(entity=entity, project=project, title="Learning dynamics", blocks=blocks)
 
 
-def _line_plots(panels: Any, keys: tuple[str, ...], logarithmic: bool) -> list[Any]:
-    return [panels.LinePlot(title=key, x=AXIS, y=[key], log_y=logarithmic) for key in keys]
+def _line_plots(panels: Any, keys: tuple[str, ...]) -> list[Any]:
+    return [panels.LinePlot(title=key, x=TIME, y=[key], log_y=KEYS[key].logarithmic) for key in keys]
 
 
 def _charts() -> list[tuple[str, str, dict[str, str], str]]:

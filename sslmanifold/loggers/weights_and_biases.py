@@ -13,20 +13,14 @@ from sslmanifold.loggers.base import RunLogger
 from sslmanifold.loggers.wandb_media import log_media
 from sslmanifold.loggers.wandb_parts import wandb_id
 from sslmanifold.runs import ENDED, Run
+from sslmanifold.runs.keys import DEVIATION, GAP, LOSS, RANK, RESIDUAL, STABLE_RANK, TIME
 
 # keys whose smallest and largest values over the run stand in the W&B summary beside the last
-EXTREMES = (
-    "train/loss",
-    "train/optimality_gap",
-    "rank/effective",
-    "rank/stable",
-    "ode/deviation",
-    "constraint/residual",
-)
+EXTREMES = (LOSS, GAP, RANK, STABLE_RANK, DEVIATION, RESIDUAL)
 # how long to try to reach the server before the run is given up
 START_SECONDS = 30.0
 # the numbers every row has that are axes, not measurements
-AXES = ("ode/time", "epoch", "trainer/global_step")
+AXES = (TIME, "epoch", "trainer/global_step")
 # what W&B's server takes, of a project, a name, a group; of a tag; and not in a project's name
 LONGEST_NAME, LONGEST_TAG, PROJECT_REFUSES = 128, 64, "/\\#?%:"
 

@@ -12,25 +12,22 @@ from sslmanifold.report.findings import predicted_pairs
 from sslmanifold.report.groups import Group, data_names
 from sslmanifold.report.records import Record
 from sslmanifold.report.scatters import embeddings
+from sslmanifold.runs.keys import DEVIATION, GAP, KEYS, LOSS, RANK
 
 POINTS = 80  # points of a curve after thinning
 SINGLE_RUNS = 120  # with more runs than these in a report, only medians are drawn
 
-# key → (heading, logarithmic axis)
-CURVES = {
-    "rank/effective": ("Effective rank", False),
-    "ode/deviation": ("Deviation from the ODE", True),
-    "train/optimality_gap": ("Optimality gap", True),
-}
+# drawn over the optimizer step
+CURVES = (RANK, DEVIATION, GAP)
 
 
 def charts(groups: Sequence[Group], records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
     """(section heading, its charts), each chart ``{"data": …, "layout": …}`` for ``Plotly.newPlot``."""
     sections = []
     names = data_names(records)
-    for key, (heading, logarithmic) in CURVES.items():
-        drawn = [_curves(groups, data, key, logarithmic, len(records)) for data in names]
-        sections.append((heading, [chart for chart in drawn if chart]))
+    for key in CURVES:
+        drawn = [_curves(groups, data, key, KEYS[key].logarithmic, len(records)) for data in names]
+        sections.append((KEYS[key].heading, [chart for chart in drawn if chart]))
     sections.append(("Loss against the ODE", [c for d in names if (c := _loss(groups, d, len(records)))]))
     ranks = [_final(groups, data) for data in names]
     sections.insert(0, ("Where the effective rank ended", [c for c in ranks if c]))
@@ -123,7 +120,7 @@ def _curves(groups: Sequence[Group], data: str, key: str, logarithmic: bool, tot
     if not traces:
         return None
     traces.sort(key=_in_front)
-    return {"data": traces, "layout": frame(data, "optimizer step", CURVES[key][0], logarithmic)}
+    return {"data": traces, "layout": frame(data, "optimizer step", KEYS[key].heading, logarithmic)}
 
 
 def _in_front(trace: Chart) -> int:
@@ -141,7 +138,7 @@ def _loss(groups: Sequence[Group], data: str, total: int) -> Chart | None:
     for group in groups:
         trained, flows = [], []
         for record in group.on(data):
-            curve = _curve(record, "train/loss")
+            curve = _curve(record, LOSS)
             if curve is None:
                 continue
             trained.append((record.name, *curve))
@@ -187,7 +184,7 @@ def _final(groups: Sequence[Group], data: str) -> Chart | None:
     """Final effective rank of every run and replica, one column a group."""
     traces: list[Chart] = []
     for group in groups:
-        points = [(v, r.name) for r in group.on(data) for v in r.values("rank/effective")]
+        points = [(v, r.name) for r in group.on(data) for v in r.values(RANK)]
         if points:
             traces.append(
                 {

@@ -12,28 +12,18 @@ from sslmanifold.report.records import (
     swept_value,
 )
 from sslmanifold.runs import ENDED
+from sslmanifold.runs.keys import GAP, LARGEST_DEVIATION, LOSS, OPTIMUM, RANK, RESIDUAL, Key, key_of
 
-# metric → (heading, whether larger is better; None where neither is)
-METRICS: dict[str, tuple[str, bool | None]] = {
-    "rank/effective": ("Effective rank of the embedding", True),
-    "ode/deviation_max": ("Largest deviation from the ODE", False),
-    "train/optimality_gap": ("Optimality gap", False),
-    "train/loss": ("Loss", None),
-    "constraint/residual": ("Constraint residual", None),
-}
+# what constraints and data sets are compared by
+METRICS = (RANK, LARGEST_DEVIATION, GAP, LOSS, RESIDUAL)
 
 
-# differences below these are rounding: a gap of 1e-5 is the optimum in float32
-FLOORS = {"train/optimality_gap": 1e-5}
-
-
-def metrics_present(records: Sequence[Record]) -> dict[str, tuple[str, bool | None]]:
-    """The metrics that at least one run has, probe accuracies included."""
+def metrics_present(records: Sequence[Record]) -> dict[str, Key]:
+    """Of ``METRICS`` and the accuracies of probes those that at least one run has, with what they mean."""
     probes = sorted(
         {k for r in records for k in r.summary if k.startswith("probe/") and k.endswith("/accuracy")}
     )
-    known = METRICS | {k: (f"Accuracy of the {k.split('/')[1]} probe", True) for k in probes}
-    return {key: what for key, what in known.items() if any(r.values(key) for r in records)}
+    return {key: key_of(key) for key in (*METRICS, *probes) if any(r.values(key) for r in records)}
 
 
 def tally(records: Sequence[Record]) -> str:
@@ -65,8 +55,8 @@ def best_and_worst(groups: Sequence[Group], records: Sequence[Record]) -> list[t
     """
     rows = []
     for data in data_names(records):
-        for key, (heading, larger) in metrics_present(records).items():
-            if larger is None:
+        for key, meaning in metrics_present(records).items():
+            if meaning.larger is None:
                 continue
             means = {}
             for group in groups:
@@ -75,17 +65,20 @@ def best_and_worst(groups: Sequence[Group], records: Sequence[Record]) -> list[t
                     means[group.label] = (abs(found[0]), found[1], cell(group.on(data), key))
             if len(means) < 2:
                 continue
-            order = sorted(means, key=lambda label: means[label][0], reverse=larger)
-            floor = FLOORS.get(key, 0.0)
-            if _alike(means[order[0]], means[order[-1]], floor):
-                rows.append((data, heading, "no difference beyond the spread", ""))
+            order = sorted(means, key=lambda label: means[label][0], reverse=meaning.larger)
+            if _alike(means[order[0]], means[order[-1]], meaning.floor):
+                rows.append((data, meaning.heading, "no difference beyond the spread", ""))
                 continue
             ends = []
             for end in (order[0], order[-1]):
-                alike = [label for label in means if label != end and _alike(means[label], means[end], floor)]
+                alike = [
+                    label
+                    for label in means
+                    if label != end and _alike(means[label], means[end], meaning.floor)
+                ]
                 names = ", ".join(alike) if len(alike) <= 3 else f"{len(alike)} others"
                 ends.append(f"{end}: {means[end][2]}" + (f", like {names}" if alike else ""))
-            rows.append((data, heading, ends[0], ends[1]))
+            rows.append((data, meaning.heading, ends[0], ends[1]))
     return rows
 
 
@@ -148,13 +141,13 @@ def advice(record: Record) -> list[str]:
     if record.status != "completed":  # its reason says what to do
         return lines
     if is_collapsed(record) and record.summary.get("constraint") not in ("orthogonal", "operator_norm"):
-        rank = _ranged([record], "rank/effective")
+        rank = _ranged([record], RANK)
         lines.append(
             f"effective rank {rank} of {full_rank(record)}: the embedding collapsed; constraint=orthogonal or "
             "constraint=operator_norm keeps every direction in which the loss falls"
         )
     if is_short_of_optimum(record):
-        gap = _ranged([record], "train/optimality_gap", 100)
+        gap = _ranged([record], GAP, 100)
         lines.append(f"the loss ended {gap} % above its optimum L*: {TO_THE_OPTIMUM}")
     return lines
 
@@ -179,7 +172,7 @@ def damaged_files(records: Sequence[Record]) -> list[str]:
 
 def predicted_pairs(records: Sequence[Record]) -> dict[str, tuple[str, str]]:
     """What → (key of the prediction, key of what was seen), for everything that some run has both of."""
-    pairs = {"loss (L* against the last loss)": ("train/optimum", "train/loss")}
+    pairs = {"loss (L* against the last loss)": (OPTIMUM, LOSS)}
     for record in records:
         for key in record.summary:
             name = key.removeprefix("predicted/")

@@ -40,9 +40,9 @@ def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
     if best:
         parts += ["## Best and worst", _table(["data", "metric", "best", "worst"], best)]
     parts += ["## Constraint × data", "Mean ± standard deviation over seeds and replicas (count)."]
-    for key, (heading, _) in findings.metrics_present(records).items():
+    for key, meaning in findings.metrics_present(records).items():
         parts += [
-            f"### {heading}",
+            f"### {meaning.heading}",
             _table(["constraint", *names], [(g.label, *(cell(g.on(d), key) for d in names)) for g in groups]),
         ]
     predictions = findings.predicted_against_seen(groups, records)

@@ -13,6 +13,7 @@ from sslmanifold.report.charts import charts
 from sslmanifold.report.groups import cell, data_names, grouped
 from sslmanifold.report.records import Record, is_collapsed, swept_value, telling_keys
 from sslmanifold.report.terminal import COLUMNS, number
+from sslmanifold.runs.keys import RANK
 from sslmanifold.version import __version__
 
 _STYLE = """
@@ -198,13 +199,13 @@ def _means(records: Sequence[Record], groups: Sequence[Any]) -> str:
     """Constraint × data, one table a metric."""
     names = data_names(records)
     parts = []
-    for key, (heading, _) in findings.metrics_present(records).items():
+    for key, meaning in findings.metrics_present(records).items():
         rows = [
             [f'<span class="dot" style="background:{g.colour}"></span>{escape(g.label)}']
             + [escape(cell(g.on(data), key)) for data in names]
             for g in groups
         ]
-        table = _table(["constraint", *names], rows, "means", heading)
+        table = _table(["constraint", *names], rows, "means", meaning.heading)
         parts.append(f'<div class="card scroll tall">{table}</div>')
     note = "Mean ± standard deviation over seeds and replicas (count). Diverged runs count as they last were."
     return (
@@ -233,11 +234,7 @@ def _jobs(records: Sequence[Record], keys: Sequence[str], out: Path) -> str:
         ]
         for key in COLUMNS.values():
             value = record.summary.get(key)
-            mark = (
-                ' class="failed" title="collapsed"'
-                if key == "rank/effective" and is_collapsed(record)
-                else ""
-            )
+            mark = ' class="failed" title="collapsed"' if key == RANK and is_collapsed(record) else ""
             row.append(
                 f'<td{mark} data-value="{escape(str("" if value is None else value))}">{escape(number(value))}</td>'
             )

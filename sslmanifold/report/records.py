@@ -15,6 +15,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.runs import UNREADABLE, Run, run_folders
 from sslmanifold.runs.folder import read_json
 from sslmanifold.runs.identity import NOT_IDENTITY
+from sslmanifold.runs.keys import GAP, RANK
 
 NAMED_GROUPS = ("data", "model", "loss", "constraint")
 
@@ -235,13 +236,13 @@ def is_collapsed(record: Record) -> bool:
 
     The effective rank lies between 1 and min(z, d); collapsed means ≤ 1 + 0.1 (min(z, d) − 1).
     """
-    rank, full = record.number("rank/effective"), full_rank(record)
+    rank, full = record.number(RANK), full_rank(record)
     return rank is not None and full > 1 and rank <= 1 + 0.1 * (full - 1)
 
 
 def is_short_of_optimum(record: Record) -> bool:
     """Whether a completed run ended more than 1 % of |L*| above the theory's optimum L*."""
-    gap = record.number("train/optimality_gap")
+    gap = record.number(GAP)
     return record.status == "completed" and gap is not None and gap > 0.01
 
 

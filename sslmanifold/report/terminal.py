@@ -10,27 +10,24 @@ from sslmanifold.console import TextConsole, cell, wide_console
 from sslmanifold.report.findings import advice
 from sslmanifold.report.records import Record, collect, is_collapsed, swept_value, telling_keys
 from sslmanifold.runs import UNREADABLE, Run
-
-_ROWS = (
-    ("loss", "train/loss"),
-    ("optimum L*", "train/optimum"),
-    ("optimality gap", "train/optimality_gap"),
-    ("effective rank", "rank/effective"),
-    ("ODE deviation, last", "ode/deviation"),
-    ("ODE deviation, largest", "ode/deviation_max"),
-    ("constraint residual", "constraint/residual"),
+from sslmanifold.runs.keys import (
+    DEVIATION,
+    GAP,
+    KEYS,
+    LARGEST_DEVIATION,
+    LOSS,
+    OPTIMUM,
+    RANK,
+    RESIDUAL,
+    SECONDS,
 )
+
+_ROWS = (LOSS, OPTIMUM, GAP, RANK, DEVIATION, LARGEST_DEVIATION, RESIDUAL)
 
 STATUS_STYLE = {"completed": "green", "stopped": "yellow", "diverged": "yellow", "running": "cyan"}
 
 # the columns of a table of runs: heading → summary key
-COLUMNS = {
-    "loss": "train/loss",
-    "gap": "train/optimality_gap",
-    "rank": "rank/effective",
-    "ODE dev. max": "ode/deviation_max",
-    "seconds": "wall_seconds",
-}
+COLUMNS = {KEYS[key].column: key for key in (LOSS, GAP, RANK, LARGEST_DEVIATION, SECONDS)}
 
 
 def number(value: Any) -> str:
@@ -50,16 +47,16 @@ def print_run(run: Run, title: str = "") -> None:
     style = STATUS_STYLE.get(summary["status"], "red")
     table.add_row("status", f"[{style}]{cell(summary['status'])}[/]")
     table.add_row("steps", cell(summary["steps"]))
-    for name, key in _ROWS:
+    for key in _ROWS:
         if key not in summary:
             continue
         value = number(summary[key])
         if f"{key}_std" in summary:
             value += f" ± {number(summary[f'{key}_std'])}"
-        if key == "rank/effective":
+        if key == RANK:
             value += f" of {summary['embedding']}"
-        table.add_row(name, cell(value))
-    table.add_row("seconds", f"{summary['wall_seconds']:.1f}")
+        table.add_row(KEYS[key].row, cell(value))
+    table.add_row(KEYS[SECONDS].row, f"{summary[SECONDS]:.1f}")
     console = TextConsole()
     console.print(f"{title}\n{choices}".strip(), highlight=False, markup=False, soft_wrap=True)
     console.print(table)
@@ -75,10 +72,8 @@ def print_run(run: Run, title: str = "") -> None:
 def job_line(label: str, run: Run, before: bool) -> str:
     """One line for a job of a sweep."""
     s = run.summary
-    facts = [
-        f"{name} {number(s[key])}" for name, key in COLUMNS.items() if key in s and key != "wall_seconds"
-    ]
-    when = "done before" if before else f"{s.get('wall_seconds', 0):.1f} s"
+    facts = [f"{name} {number(s[key])}" for name, key in COLUMNS.items() if key in s and key != SECONDS]
+    when = "done before" if before else f"{s.get(SECONDS, 0):.1f} s"
     return f"{label}: {s.get('status')}, {', '.join(facts)}, {when}"
 
 
@@ -143,9 +138,9 @@ def runs_table(records: Sequence[Record], keys: Sequence[str], columns: dict[str
         cells = [cell(record.name), *(cell(number(swept_value(record, key))) for key in keys)]
         cells.append(f"[{style}]{cell(record.status)}[/]")
         for key in columns.values():
-            text = f"{record.number(key):.1f}" if key == "wall_seconds" and record.number(key) else ""
+            text = f"{record.number(key):.1f}" if key == SECONDS and record.number(key) else ""
             text = text or cell(number(value_of(record, key)))
-            mark = key == "rank/effective" and is_collapsed(record)
+            mark = key == RANK and is_collapsed(record)
             cells.append(f"[red]{text} collapsed[/]" if mark else text)
         table.add_row(*cells)
     return table

@@ -14,6 +14,7 @@ from sslmanifold.errors import OutputError, UserError
 from sslmanifold.runs import Run, RunFolder, atomic
 from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.identity import config_key
+from sslmanifold.runs.summary import summary
 from sslmanifold.sweeps.manifest import DONE, Manifest
 
 
@@ -132,8 +133,8 @@ def _leave_summary(folder: Path, config: DictConfig, choices: dict[str, Any], er
 def _write_left(run_folder: RunFolder, config: DictConfig, choices: dict[str, Any], error: Exception) -> None:
     from omegaconf import OmegaConf
 
-    summary = Run(run_folder.path).summary if run_folder.config.exists() else {}
-    if summary.get("status") in DONE:
+    former = Run(run_folder.path).summary if run_folder.config.exists() else {}
+    if former.get("status") in DONE:
         return
     if not run_folder.config.exists():
         run_folder.write_config(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
@@ -142,7 +143,7 @@ def _write_left(run_folder: RunFolder, config: DictConfig, choices: dict[str, An
     )  # there may be room, when it is resumed
     names = {key: choices[key] for key in ("data", "model", "loss", "constraint") if choices.get(key)}
     known = {**names, "seed": config.get("seed")}
-    run_folder.write_summary({**known, **summary, "status": status, "reason": reason(error)})
+    run_folder.write_summary(summary(status, reason(error), known, former))
     if not isinstance(error, (UserError, MissingMandatoryValue)):
         with atomic(run_folder.path / "traceback.txt") as temporary:
             temporary.write_text(traceback.format_exc(), encoding="utf-8")

@@ -18,9 +18,8 @@ from pydantic import Field
 from sslmanifold.models.checkpoint_file import load_file
 from sslmanifold.runs import RunFolder, atomic
 from sslmanifold.runs.folder import replace_durably
+from sslmanifold.runs.keys import GAP, KEYS, RANK
 from sslmanifold.runs.writing import writing
-
-GAP, RANK = "train/optimality_gap", "rank/effective"
 
 
 def save_file(content: dict[str, Any], path: Path) -> None:
@@ -120,7 +119,7 @@ class Checkpointing(Checkpoint):
             return False
         if self.best_of and self.best_of["key"] == key:
             former = self.best_of["value"]
-            if not (value < former if key == GAP else value > former):
+            if not (value > former if KEYS[key].larger else value < former):
                 return False
         self.best_of = {"key": key, "value": value, "step": pl_module.steps_done}
         return True

@@ -18,7 +18,8 @@ from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
 from sslmanifold.models.linear_map import LinearMap
 from sslmanifold.runs import Run, RunFolder
 from sslmanifold.runs.claim import claimed
-from sslmanifold.runs.summary import versions
+from sslmanifold.runs.keys import GAP, LOSS, RANK, SECONDS, STABLE_RANK, TIME
+from sslmanifold.runs.summary import summary
 from sslmanifold.theory.trajectory import Solution
 from sslmanifold.training.checkpointing import save_file
 from sslmanifold.training.experiment import Experiment
@@ -26,6 +27,8 @@ from sslmanifold.training.figures import Figures
 from sslmanifold.training.learning_rate import moment_rate
 from sslmanifold.training.options import dynamics_options
 from sslmanifold.training.recorder import Recorder
+
+_KIND = {"kind": "dynamics"}
 
 
 def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:
@@ -55,9 +58,7 @@ def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:
             reason = "stopped by a signal" if stopped else str(error) or type(error).__name__
             status = "interrupted" if stopped or isinstance(error, OutputError) else "failed"
             with suppress(OutputError):  # the error in hand is the one to tell
-                folder.write_summary(
-                    {"status": status, "reason": reason, "kind": "dynamics", "versions": versions()}
-                )
+                folder.write_summary(summary(status, reason, _KIND))
             raise
 
 
@@ -71,18 +72,15 @@ def _solved(config: dict[str, Any], folder: RunFolder, started: float) -> Run:
     solution = _solve(experiment, _times(experiment, options))
     loggers = experiment.logger.open(folder.path, experiment.config, experiment.names)
     figures: list[Path] = []
-    summary: dict[str, Any] = {"status": "failed", "kind": "dynamics"}
+    content = summary("failed", "", _KIND)
     try:
-        summary = _write(experiment, solution, folder, loggers) | {
-            "wall_seconds": time.monotonic() - started,
-            "versions": versions(),
-        }
+        content = _write(experiment, solution, folder, loggers) | {SECONDS: time.monotonic() - started}
         for callback in experiment.callbacks:
             if isinstance(callback, Figures):
-                figures += callback.draw(folder.path, summary)
+                figures += callback.draw(folder.path, content)
     finally:
-        experiment.logger.finish(loggers, figures, summary)
-    folder.write_summary(summary)  # last: where it says that the run has ended, all else is there
+        experiment.logger.finish(loggers, figures, content)
+    folder.write_summary(content)  # last: where it says that the run has ended, all else is there
     return Run(folder.path)
 
 
@@ -145,13 +143,13 @@ def _write(
     limit = _limit_subspace(experiment)
     for index, (t, m) in enumerate(zip(solution.times, solution.m, strict=True)):
         embedding = samples.train_x @ m  # (n, d) @ (S, d, z)
-        values: dict[str, Tensor] = {"ode/time": t}
-        values["train/loss"] = solution.loss[index]
+        values: dict[str, Tensor] = {TIME: t}
+        values[LOSS] = solution.loss[index]
         if best is not None:
             floor = 1e-12 * float(module.eigvals.abs().max())  # type: ignore[union-attr]
-            values["train/optimality_gap"] = (solution.loss[index] - best) / max(abs(best), floor)
-        values["rank/effective"] = effective_rank(embedding)
-        values["rank/stable"] = stable_rank(embedding)
+            values[GAP] = (solution.loss[index] - best) / max(abs(best), floor)
+        values[RANK] = effective_rank(embedding)
+        values[STABLE_RANK] = stable_rank(embedding)
         if limit is not None:
             values["ode/limit_distance"] = subspace_distance(m, limit)
         centred = embedding - embedding.mean(-2, keepdim=True)
@@ -184,19 +182,10 @@ def _write(
         reason = (
             f"the flow blows up at t = {blow_up:.6g}: constraint={experiment.constraint.name} has no minimum"
         )
-    shape = module.network.shape
-    summary: dict[str, Any] = {"status": status, "reason": reason, "kind": "dynamics", **experiment.names}
-    summary |= {key: experiment.options[key] for key in ("seed", "replicas")}
-    summary |= {
-        "steps": len(solution.times) - 1,
-        "optimizer/lr": experiment.learning_rate,
-        **({"optimizer/lr_rule": experiment.learning_rate_rule} if experiment.learning_rate_rule else {}),
-        "ode/method": solution.method,
-    }
-    summary |= {"dim": shape.dim, "hidden": shape.hidden, "embedding": shape.embedding, "n": samples.n}
-    summary |= {"data/read": samples.described} if samples.described else {}
-    summary |= {} if best is None else {"train/optimum": best}
-    return summary | recorder.last | ({} if blow_up is None else {"ode/blow_up_time": blow_up})
+    solved = {"steps": len(solution.times) - 1, "ode/method": solution.method, **recorder.last}
+    if blow_up is not None:
+        solved["ode/blow_up_time"] = blow_up
+    return summary(status, reason, _KIND, experiment.facts(), solved)
 
 
 def _limit_subspace(experiment: Experiment) -> Tensor | None:

@@ -13,6 +13,7 @@ from sslmanifold.data import PairDataModule
 from sslmanifold.errors import UserError
 from sslmanifold.loggers.base import RunLogger
 from sslmanifold.models import Affine
+from sslmanifold.runs.keys import OPTIMUM
 from sslmanifold.training.checkpointing import Checkpointing
 from sslmanifold.training.clipping import require_flat
 from sslmanifold.training.learning_rate import AutomaticRate, adaptive_rate, curvature_rate, moment_rate
@@ -179,6 +180,24 @@ class Experiment:
             hyperparameters=self.config,
         )
         return module
+
+    def facts(self) -> dict[str, Any]:
+        """What the summary of a run of this experiment says, whether it is trained or solved."""
+        shape, samples = self.module.network.shape, self.datamodule.samples
+        entries: dict[str, Any] = {**self.names, **{key: self.options[key] for key in ("seed", "replicas")}}
+        entries["optimizer/lr"] = self.learning_rate
+        if self.learning_rate_rule:
+            entries["optimizer/lr_rule"] = self.learning_rate_rule
+        entries |= {
+            "dim": shape.dim,
+            "hidden": shape.hidden,
+            "embedding": shape.embedding,
+            "n": self.datamodule.n,
+        }
+        if samples.described:
+            entries["data/read"] = samples.described
+        optimum = self.module.optimum()
+        return entries if optimum is None else entries | {OPTIMUM: optimum}
 
     def _names(self) -> dict[str, str]:
         """What was chosen, by name: for the summary, the tags and the tables."""

@@ -19,7 +19,8 @@ from sslmanifold.loggers.metrics import MetricsLogger
 from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run, RunFolder
 from sslmanifold.runs.claim import claimed
-from sslmanifold.runs.summary import versions
+from sslmanifold.runs.keys import SECONDS
+from sslmanifold.runs.summary import summary
 from sslmanifold.runs.writing import writing
 from sslmanifold.training.checkpointing import CheckedFiles
 from sslmanifold.training.experiment import Experiment
@@ -85,12 +86,10 @@ def _begun(config: dict[str, Any], folder: RunFolder) -> Run:
     except (Exception, KeyboardInterrupt) as error:
         choices: dict[str, Any] = {key: config[key] for key in ("seed", "replicas") if key in config}
         stopped = isinstance(error, KeyboardInterrupt)
-        left = {
-            "status": "interrupted" if stopped else "failed",
-            "reason": "stopped before the first step" if stopped else str(error),
-        }
+        status = "interrupted" if stopped else "failed"
+        reason = "stopped before the first step" if stopped else str(error)
         with suppress(OutputError):  # the error in hand is the one to tell
-            folder.write_summary({**left, **choices, "versions": versions()})
+            folder.write_summary(summary(status, reason, choices))
         raise
     return _Training(experiment, folder, None).run()
 
@@ -141,12 +140,12 @@ class _Training:
                 status, reason = self._outcome(self._fit())
                 self.module.recorder.write()
                 self._write_trajectory(first)
-                summary = self._summary(status, reason)
+                content = self._summary(status, reason)
                 figures = [
-                    path for drawing in self._figures() for path in drawing.draw(self.folder.path, summary)
+                    path for drawing in self._figures() for path in drawing.draw(self.folder.path, content)
                 ]
-                self._close_loggers(figures, summary)
-                self.folder.write_summary(summary)
+                self._close_loggers(figures, content)
+                self.folder.write_summary(content)
             except BaseException as error:
                 after = self._leave(error)
                 if isinstance(after, MisconfigurationException):  # a callback lacks what it needs
@@ -197,24 +196,24 @@ class _Training:
         reason = str(error) or type(error).__name__
         if stopped:
             reason = f"stopped by {self.interruption.names()} at step {self.module.steps_done}"
-        summary = self._summary(status, reason)
+        content = self._summary(status, reason)
         try:
-            self.folder.write_summary(summary)
+            self.folder.write_summary(content)
         except OutputError:
             reason += " (nor can summary.json)" if self.folder.path.is_dir() else ""
         finally:
-            self._close_loggers([], summary)
+            self._close_loggers([], content)
         if stopped:
             return KeyboardInterrupt()
         if isinstance(error, OutputError) and self.folder.checkpoint.exists():
             return OutputError(f"{reason}; then go on with the run: ckpt_path={self.folder.path}")
         return error
 
-    def _close_loggers(self, figures: list[Path], summary: dict[str, Any]) -> None:
+    def _close_loggers(self, figures: list[Path], content: dict[str, Any]) -> None:
         """Hand over figures and the summary, once."""
         if self.loggers is not None:
             loggers, self.loggers = self.loggers, None
-            self.experiment.logger.finish(loggers, figures, summary)
+            self.experiment.logger.finish(loggers, figures, content)
 
     def _figures(self) -> list[Figures]:
         return [callback for callback in self.experiment.callbacks if isinstance(callback, Figures)]
@@ -279,30 +278,15 @@ class _Training:
     def _summary(self, status: str, reason: str) -> dict[str, Any]:
         """The content of ``summary.json``."""
         module = self.module
-        summary: dict[str, Any] = {"status": status, "reason": reason, **self.experiment.names}
-        summary |= {key: self.experiment.options[key] for key in ("seed", "replicas")}
-        summary |= {"steps": module.steps_done, "optimizer/lr": self.experiment.learning_rate}
-        if self.experiment.learning_rate_rule:
-            summary["optimizer/lr_rule"] = self.experiment.learning_rate_rule
-        shape = module.network.shape
-        summary |= {
-            "dim": shape.dim,
-            "hidden": shape.hidden,
-            "embedding": shape.embedding,
-            "n": self.experiment.datamodule.n,
-        }
-        if described := self.experiment.datamodule.samples.described:
-            summary["data/read"] = described
-        summary |= self.ran
-        summary |= {f"trainer/{key}": text for key, text in self.experiment.flags.effects().items()}
+        measured: dict[str, Any] = {"steps": module.steps_done, **self.ran}
+        measured |= {f"trainer/{key}": text for key, text in self.experiment.flags.effects().items()}
         if module.steps_skipped:
-            summary["trainer/steps_skipped"] = module.steps_skipped
-        optimum = module.optimum()
-        if optimum is not None:
-            summary["train/optimum"] = optimum
-        summary |= module.recorder.last
+            measured["trainer/steps_skipped"] = module.steps_skipped
+        measured |= module.recorder.last
         for callback in self.experiment.callbacks:
             if isinstance(callback, Observer):
-                summary |= callback.summary()
-        summary |= {f"checkpoint/best_{key}": value for key, value in self.checkpointing.best_of.items()}
-        return summary | {"wall_seconds": self.checkpointing.seconds, "versions": versions()}
+                measured |= callback.summary()
+        measured |= {f"checkpoint/best_{key}": value for key, value in self.checkpointing.best_of.items()}
+        return summary(
+            status, reason, self.experiment.facts(), measured, {SECONDS: self.checkpointing.seconds}
+        )

@@ -19,6 +19,7 @@ from sslmanifold.geometry import require_riemannian
 from sslmanifold.loggers.metrics import MetricsLogger
 from sslmanifold.models import ConstrainedNetwork
 from sslmanifold.models.restore import require_feasible
+from sslmanifold.runs.keys import GAP, LOSS
 from sslmanifold.training.clipping import before_clipped_step
 from sslmanifold.training.interruption import stop
 from sslmanifold.training.recorder import Recorder
@@ -283,11 +284,11 @@ class SSLModule(Recorded):
         values: dict[str, Tensor] = {}
         loss = snapshot.loss
         if loss is not None:
-            values["train/loss"] = loss
+            values[LOSS] = loss
             best = self.optimum()
             if best is not None and self.full_batch:
                 floor = 1e-12 * float(self.eigvals.abs().max())  # type: ignore[union-attr]
-                values["train/optimality_gap"] = (loss.double() - best) / max(abs(best), floor)
+                values[GAP] = (loss.double() - best) / max(abs(best), floor)
         for observer in self._observers():
             values |= observer.measure(snapshot)
         return values

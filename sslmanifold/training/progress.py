@@ -4,6 +4,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks import RichProgressBar
 
+from sslmanifold.runs.keys import KEYS, LOSS, RANK
+
 
 class ProgressBar(RichProgressBar):
     """Lightning's rich progress bar over optimizer steps.
@@ -21,5 +23,4 @@ class ProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
         """The last logged loss and effective rank."""
         last = pl_module.recorder.last
-        names = {"train/loss": "loss", "rank/effective": "rank"}
-        return {short: f"{last[key]:.4g}" for key, short in names.items() if key in last}
+        return {KEYS[key].column: f"{last[key]:.4g}" for key in (LOSS, RANK) if key in last}

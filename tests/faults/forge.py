@@ -26,10 +26,6 @@ def _become(request: dict[str, Any]) -> None:
             os.dup2(source, target)
         if request.get("largest_file"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], request["largest_file"]))
-        if request.get("uid"):
-            os.setgroups([])
-            os.setgid(request["uid"])
-            os.setuid(request["uid"])
         from sslmanifold.cli import main
 
         main(request["arguments"])

@@ -125,7 +125,7 @@ def test_what_the_spread_does_not_tell_apart_is_not_ranked(
             write_run(tmp_path / f"{constraint}{seed}", constraint, seed=seed, rank=value)
     records = collect([tmp_path])
     rows = {row[1]: row for row in best_and_worst(grouped(records, swept_keys(records)), records)}
-    _, _, best, worst = rows["Effective rank of the embedding"]
+    _, _, best, worst = rows["Effective rank"]
     assert best == "orthogonal: 1.92 ± 0.028 (2), like scaled"
     assert worst == "none: 1.05 ± 0.071 (2)"
     # write_run gives every run the same deviation
