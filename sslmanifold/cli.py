@@ -5,7 +5,7 @@ import site
 import sys
 from importlib import import_module
 
-from sslmanifold.config.location import at_home
+# nothing more here: what is imported before leave_current_directory() may come from that directory
 from sslmanifold.version import __version__
 
 COMMANDS = {
@@ -84,7 +84,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"sslmanifold: unknown command {command!r}: the commands are {names}", file=sys.stderr)
         sys.exit(2)
     try:
-        sys.exit(import_module(f"sslmanifold.commands.{command}").main(at_home(rest)))
+        rest = import_module("sslmanifold.config.location").at_home(rest)
+        sys.exit(import_module(f"sslmanifold.commands.{command}").main(rest))
     except KeyboardInterrupt:  # while it was still being imported
         print(f"sslmanifold {command}: interrupted", file=sys.stderr)
         sys.exit(130)

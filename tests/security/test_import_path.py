@@ -1,5 +1,6 @@
 """What lies in the folder where a command is started is never imported, whatever library it is named like."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from sslmanifold.runs import Run
 
+PACKAGE = Path(__file__).parents[2] / "sslmanifold"
 OWN = Path(__file__).parents[2] / "docs" / "own_groups"
 # libraries that the commands import, and modules of Python's own that they are first to import
 NAMES = (
@@ -70,6 +72,16 @@ def test_nothing_in_the_current_directory_is_imported(
     done = started(program, *arguments, cwd=trap)
     assert done.returncode == 0, done.stderr
     assert not (trap.parent / "imported").exists(), (trap.parent / "imported").read_text()
+
+
+@pytest.mark.parametrize("name", ["__init__", "__main__", "cli", "version"])
+def test_what_is_imported_before_the_directory_is_left_is_loaded_already(name: str) -> None:
+    """Python itself has imported these, or they lie in the package: the directory is not asked for them."""
+    loaded = {"os", "site", "sys", "importlib", "sslmanifold.version", "sslmanifold.cli"}
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    found = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    found |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    assert found <= loaded
 
 
 @slow
