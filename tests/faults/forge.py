@@ -53,6 +53,8 @@ def _ended(pid: int, timeout: float) -> int | None:
 
 
 def serve() -> None:
+    # under a limit on file sizes Python keeps half a module's bytecode, and reads it ever after
+    sys.dont_write_bytecode = True
     import matplotlib
 
     matplotlib.use("Agg")
