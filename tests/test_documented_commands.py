@@ -24,7 +24,7 @@ def lines(page: Path) -> list[list[str]]:
         r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     ):
         for line in block.replace("\\\n", " ").splitlines():
-            match = re.search(r"(?:^|&& uv run |\d )sslmanifold (?!-)(.*)", line)
+            match = re.search(r"(?:^|&& uv run |\d |^PYTHONPATH=\S+ )sslmanifold (?!-)(.*)", line)
             if match:
                 # <the folder it printed> is a placeholder, not a redirection
                 found.append(shlex.split(re.sub(r"<[^>]*>", "DIR", match[1]), comments=True))

@@ -133,7 +133,10 @@ def build_group(
     options = dict(group)
     path = options.pop("_target_", None)
     if path is None:
-        raise UserError(f"{where} names no class: its yaml needs a line `_target_: package.module.Class`")
+        raise UserError(
+            f"{where} names no class: set {where}._target_=package.module.Class, or write the line "
+            "`_target_: package.module.Class` in its yaml"
+        )
     target = locate(path, where, opened)
     if opened is not None:
         refuse_nested(options, where, opened)

@@ -44,7 +44,6 @@ KINDS = {
         "loss",
         ("sslmanifold.losses",),
         methods=("__call__",),
-        attributes=("name", "contrastive", "quadratic", "evaluate", "reduction"),
     ),
     "constraint": Kind(
         "constraint",

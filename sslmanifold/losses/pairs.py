@@ -1,7 +1,9 @@
 """What the losses over given pairs share: pair axes, reductions and checks of options."""
 
+import math
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
@@ -43,3 +45,24 @@ def require(value: object, choices: object, key: str) -> None:
     allowed = get_args(choices)
     if value not in allowed:
         raise UserError(f"{key}={value!r} is unknown: choose from {', '.join(allowed)}")
+
+
+def views(u: Tensor, u_pos: Tensor) -> Tensor:
+    """Anchors and their positives as V = p + 1 views of a batch, (…, V, n, z)."""
+    return torch.cat([u.unsqueeze(-2), with_pair_axis(u, u_pos)], dim=-2).transpose(-2, -3)
+
+
+def at_least_two(u: Tensor, name: str) -> None:
+    """Raise UserError for a batch of one anchor (…, 1, z), over which nothing can be compared."""
+    if u.shape[-2] < 2:
+        raise UserError(
+            f"loss={name} compares the anchors of a batch with each other, and there is a batch of {u.shape[-2]}: "
+            "set data.batch_size=null, or one that leaves no single anchor at the end of a pass"
+        )
+
+
+def require_number(value: float, key: str, *, above: float, suggested: str, equal: bool = False) -> None:
+    """Raise UserError unless value > above (≥ with ``equal``) and finite."""
+    if not (math.isfinite(value) and (value > above or (equal and value == above))):
+        bound = f"{'at least' if equal else 'above'} {above:g}"
+        raise UserError(f"{key}={value} must be a number {bound}: set {key}={suggested}")

@@ -12,6 +12,7 @@ from sslmanifold.constraints import Constraint, Unconstrained
 from sslmanifold.data import PairDataModule
 from sslmanifold.errors import UserError
 from sslmanifold.loggers.base import RunLogger
+from sslmanifold.losses.own import completed, require_loss
 from sslmanifold.models import Affine
 from sslmanifold.runs.keys import OPTIMUM
 from sslmanifold.training.checkpointing import Checkpointing
@@ -63,7 +64,7 @@ class Experiment:
 
         data = build_group(config.get("data"), "data", opened)
         spec = build_group(config.get("model"), "model", opened)
-        self.loss = build_group(config.get("loss"), "loss", opened)
+        self.loss = completed(build_group(config.get("loss"), "loss", opened))
         self.constraint: Constraint = build_group(config.get("constraint"), "constraint", opened)
         schedule = build_group(config.get("scheduler"), "scheduler", opened)
         self.factor = schedule.factor  # of a step, in a run of so many
@@ -89,6 +90,7 @@ class Experiment:
         self.datamodule.setup()
         self._plan_steps()
         self.full_batch = self.batch_size is None and data.resample == "never"
+        require_loss(self.loss, anchors=self._fewest(), positives=data.positives, negatives=data.negatives)
         self.constraint.check(spec.shape(self.datamodule.dim, self.constraint))
         self.moment = self._moment()
         self.linear = spec.activation == "linear"
@@ -113,6 +115,13 @@ class Experiment:
         self.least_steps = self.flags.least_steps(per_pass, self.accumulate)
         self.datamodule.steps = self.steps * self.accumulate
         self.datamodule.batches_per_pass = per_pass
+
+    def _fewest(self) -> int:
+        """Anchors of the smallest batch that will be seen: the last of a pass, unless it is left out."""
+        n, size, used = self.datamodule.n, self.batch_size, self.datamodule.batches_per_pass
+        if size is None:
+            return n
+        return size if used is not None and used <= n // size else n % size or size
 
     def _moment(self) -> torch.Tensor | None:
         """C as one step differentiates it: with minibatches and sums, b/n of the whole."""

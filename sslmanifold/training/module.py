@@ -34,7 +34,8 @@ class SSLModule(Recorded):
 
     Args:
         network: the model; its replicas train side by side and independently.
-        loss: called with embeddings (S, n, z) of anchors, positives and negatives, gives (S,).
+        loss: called with embeddings (S, n, z) of anchors, positives and negatives, gives (S,); where it has ``at``,
+            ``loss.at(step)`` is called instead.
         constraint: turns the loss into the objective and knows the flow.
         optimizer: parameters → a Riemannian optimizer.
         schedule: step → factor on the learning rate.
@@ -150,8 +151,9 @@ class SSLModule(Recorded):
             return torch.func.functional_call(self.network, own, (x,))
 
         negatives = None if batch.negatives is None else embedded(batch.negatives)
-        loss = self.loss(embedded(batch.x), embedded(batch.positives), negatives)
-        return self.constraint.smooth_part(loss, weights)
+        loss = self.loss.at(self.steps_done) if hasattr(self.loss, "at") else self.loss
+        value = loss(embedded(batch.x), embedded(batch.positives), negatives)
+        return self.constraint.smooth_part(value, weights)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         if self.diverged_at is None and self.last_loss is not None:

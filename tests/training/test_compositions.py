@@ -31,6 +31,7 @@ KEYS = {
     "optimizer": ("optimizer=sgd optimizer.momentum=0.9",),
     "batches": ("", "data.batch_size=24", "data.resample=step"),
 }
+OWN = "loss._target_=sslmanifold.losses.NTXent"  # loss=own names no class by itself
 SMALL = {
     "half_moons": "data.n=40",
     "gaussian": "data.n=40",
@@ -43,7 +44,7 @@ def choices(group: str) -> list[str]:
     names = sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
     if group == "callbacks":
         return [f"callbacks=[{name}]" for name in names] + [f"callbacks=[{','.join(names)}]"]
-    sizes = SMALL if group == "data" else {}
+    sizes = SMALL if group == "data" else {"own": OWN} if group == "loss" else {}
     return [f"{group}={name} {sizes.get(name, '')}".strip() for name in names]
 
 
