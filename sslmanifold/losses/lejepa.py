@@ -1,6 +1,5 @@
 """LeJEPA: prediction of the mean view, and SIGReg, a test of the embeddings for an isotropic Gaussian."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.errors import UserError
+from sslmanifold.losses.characteristic import characteristic
 from sslmanifold.losses.pairs import Evaluate, require, require_number, views
 from sslmanifold.theory.moments import Reduction
 
@@ -28,20 +28,18 @@ def sigreg(samples: Tensor, directions: Tensor) -> Tensor:
 
     Source: Balestriero and LeCun, arXiv 2511.08544, Definition 2 and Algorithm 1.
     """
-    n, gap = samples.shape[-2], _LARGEST / (_NODES - 1)
-    angle = gap * (samples @ directions)  # (…, n, k)
-    cosine, sine = angle.cos(), angle.sin()
-    real, imaginary = cosine, sine
-    statistic: Tensor | float = 0.0  # the node t = 0 adds nothing
-    for node in range(1, _NODES):
-        if node > 1:  # e^{i t} times e^{i gap}: a third of the time of a cosine and a sine at each node
-            real, imaginary = real * cosine - imaginary * sine, imaginary * cosine + real * sine
-        gaussian = math.exp(-((node * gap) ** 2) / 2)
-        weight = gaussian * gap * (1 if node == _NODES - 1 else 2)
-        distance = (real.mean(dim=-2) - gaussian).square() + imaginary.mean(dim=-2).square()
-        statistic = statistic + weight * distance
-    assert isinstance(statistic, Tensor)
-    return n * statistic.mean(dim=-1)
+    gap = _LARGEST / (_NODES - 1)
+    angle = gap * (samples @ directions)
+    angle = angle.to(
+        torch.promote_types(angle.dtype, torch.float32)
+    )  # half precision would not bear the powers
+    nodes = gap * torch.arange(1, _NODES, dtype=angle.dtype, device=angle.device)  # t = 0 adds nothing
+    gaussian = torch.exp(-nodes.square() / 2)
+    weights = 2 * gap * gaussian
+    weights[-1] /= 2
+    real, imaginary = characteristic(angle, _NODES - 1)  # (nodes, …, k)
+    distance = (real - gaussian.view(-1, *[1] * (real.ndim - 1))).square() + imaginary.square()
+    return samples.shape[-2] * torch.tensordot(weights, distance, dims=1).mean(dim=-1)
 
 
 def lejepa_loss(u: Tensor, u_pos: Tensor, directions: Tensor, *, weight: float = 0.05) -> Tensor:

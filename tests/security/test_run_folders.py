@@ -256,15 +256,15 @@ def test_a_typed_target_of_the_wrong_kind_is_one_line(line: str, words: str, tmp
 
 
 def test_what_a_class_of_ones_own_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_loss_lacking.py").write_text(
-        "class Loss:\n    def __call__(self, u, p, n=None): return u.sum()\n"
+    (tmp_path / "own_model_lacking.py").write_text(
+        "class Model:\n    def shape(self): ...\n    def build(self): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    config = {"_target_": "own_loss_lacking.Loss"}
+    config = {"_target_": "own_model_lacking.Model"}
     from sslmanifold.config.check import build_group
 
-    with pytest.raises(UserError, match="own_loss_lacking.Loss is no loss, it has no name, contrastive"):
-        build_group(config, "loss")
+    with pytest.raises(UserError, match="own_model_lacking.Model is no model, it has no layers, activation"):
+        build_group(config, "model")
 
 
 def test_a_folder_that_is_opened_fetches_nothing(foreign: Callable[..., Path], tmp_path: Path) -> None:
