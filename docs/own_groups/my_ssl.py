@@ -45,7 +45,7 @@ class LogisticPairs:
 
     name: ClassVar[str] = "logistic_pairs"
     contrastive: ClassVar[bool] = True  # wants negatives
-    quadratic: ClassVar[bool] = False  # has no C, hence no exact flow
+    quadratic: ClassVar[bool] = False  # no C: its exact flow goes by the gradient at its own map
     evaluate: ClassVar[str] = "samples"
     reduction: ClassVar[str] = "sum"
 

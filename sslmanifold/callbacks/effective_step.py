@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from sslmanifold.geometry import RiemannianSGD
 
 
 class EffectiveStep:
@@ -54,4 +57,27 @@ def outside_the_flow(optimizer: Optimizer, clip_value: float | None, clip_algori
         )
     if group.get("maximize"):
         found.append("optimizer.maximize=true, which goes up the loss and is not in the flow")
+    return found
+
+
+def not_gradient_steps(optimizer: Optimizer) -> str:
+    """Why the steps are not those of a gradient flow, or ""."""
+    if isinstance(optimizer, RiemannianSGD | torch.optim.SGD):
+        return ""
+    return (
+        f"the flow is that of gradient steps, not of {type(optimizer).__name__} (optimizer=sgd; with "
+        "callbacks.ode.approximate=true its steps count as lr)"
+    )
+
+
+def counted_otherwise(optimizer: Optimizer) -> list[str]:
+    """What the clock counts, but not exactly, and what it leaves out, in words."""
+    group: dict[str, Any] = optimizer.param_groups[0]
+    found = []
+    if not_gradient_steps(optimizer):
+        found.append(f"the steps of {type(optimizer).__name__}, which count as lr")
+    if group.get("momentum", 0):
+        found.append("momentum, compared at the effective time Σ lr·w")
+    if group.get("weight_decay", 0):
+        found.append(f"optimizer.weight_decay={group['weight_decay']:g}")
     return found

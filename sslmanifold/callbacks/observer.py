@@ -85,6 +85,10 @@ class Recorded(lightning.LightningModule, ABC):
         """The state after the last optimizer step."""
 
     @abstractmethod
+    def next_batch(self) -> Any:
+        """The triplets of the step to come; those of every step for full batches."""
+
+    @abstractmethod
     def map(self) -> Tensor:
         """m of the current weights, (S, d, z), float64 on the CPU."""
 

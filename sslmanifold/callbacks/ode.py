@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sslmanifold.callbacks.effective_step import EffectiveStep, outside_the_flow
+from sslmanifold.callbacks.driving_loss import DrivingLoss
+from sslmanifold.callbacks.effective_step import (
+    EffectiveStep,
+    counted_otherwise,
+    not_gradient_steps,
+    outside_the_flow,
+)
 from sslmanifold.callbacks.head_comparison import HeadComparison
 from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.data import TripletBatch
 from sslmanifold.errors import UserError, notice
-from sslmanifold.geometry import RiemannianSGD
 from sslmanifold.metrics import subspace_distance
-from sslmanifold.theory import cross_moment
 from sslmanifold.theory.flows.base import Flow, FlowBlowUp, pack, unpack
 from sslmanifold.theory.flows.clocks import OwnClocks
-
-if TYPE_CHECKING:
-    from sslmanifold.constraints import Constraint
+from sslmanifold.theory.gradient import LossGradient
+from sslmanifold.theory.moment_product import LARGEST_MOMENT
 
 
 @dataclass(kw_only=True)
 class ODEComparison(Observer):
     """Compares every state of the training with the constraint's flow at the same time t = Σ lr.
 
-    The flow starts from the run's own initial weights. For a nonlinear φ the network is compared with the
-    linear flow, which is what Conjecture 1 is about. Logged keys:
+    The flow starts from the run's own initial weights. Any differentiable loss has one: the quadratic losses by C,
+    every other by ∂L/∂m at the flow's own map (:class:`~sslmanifold.theory.LossGradient`; two evaluations a step,
+    three where singular values are capped). For a nonlinear φ the network is compared with the linear flow, which is
+    what Conjecture 1 is about. Logged keys:
 
     * ``ode/time``: t, in units of lr times the loss as differentiated;
     * ``ode/deviation``: ‖U − U_ode‖_F / ‖U_ode‖_F on the training points, and ``ode/deviation_max`` over every
@@ -40,8 +45,8 @@ class ODEComparison(Observer):
 
     With momentum, time runs by the effective step lr · w_k (:mod:`sslmanifold.callbacks.effective_step`), and the
     deviation is of the order lr/(1 − μ)². What is in the training and not in the flow stands in the summary's
-    ``ode/meaning`` and in one printed line. A run that no flow describes (a loss without C, a constraint without a
-    flow at this depth, Adam) logs none of the keys, and the same line says why.
+    ``ode/meaning`` and in one printed line. A run that no flow describes (a constraint without a flow at this depth,
+    Adam) logs none of the keys, and the same line says why.
 
     In anybody else's LightningModule it follows a linear head on features that do not move, exactly, step by step
     with the realised batches (:class:`~sslmanifold.callbacks.head_comparison.HeadComparison`)::
@@ -55,6 +60,8 @@ class ODEComparison(Observer):
             noise; "batches" for each step's own, which leaves a deviation of O(lr); "auto" for batches where there
             are minibatches or resampled triplets. Other than "auto" it asks for the comparison: a run that cannot
             have it is refused.
+        every: compare after every so many steps, and where a row is written; the flow takes the time of all of them at
+            once. More than 1 needs one loss for all steps: full batches, and slices that are not drawn anew.
         head: the name of the head: an ``nn.Linear`` or an ``nn.Sequential`` of one or two, without bias.
         features: the name of what computes its features, which must not be trained; only checked.
         loss: the quadratic loss that the module minimises, of the head's outputs for anchors, positives and
@@ -67,11 +74,14 @@ class ODEComparison(Observer):
 
     approximate: bool | Literal["auto"] = "auto"
     follow: Literal["auto", "population", "batches"] = "auto"
+    every: int = 1
     head: str | None = None
     features: str | None = None
     loss: Any = None
 
     def __post_init__(self) -> None:
+        if self.every < 1:
+            raise UserError(f"callbacks.ode.every={self.every} must be at least 1: set callbacks.ode.every=1")
         self._head = None if self.head is None else HeadComparison(self.head, self.features, self.loss)
         self.absent = ""  # why there is no flow to compare with
         self.departures: list[str] = []  # what is in the training and not in the flow
@@ -82,9 +92,9 @@ class ODEComparison(Observer):
         self.state: Any = None
         self._resumed: dict[str, Any] | None = None
         self.blow_up_time: float | None = None
-        self._moment: Tensor | None = None
-        self._constraint: Constraint | None = None
-        self._linear = self._full_batch = True
+        self._driving: DrivingLoss | None = None
+        self._pending: float | Tensor = 0.0  # time of the steps since the flow was last advanced
+        self._module: Recorded | None = None
         self._deviation: Tensor | None = None
         self._deviation_max: Tensor | None = None
 
@@ -112,12 +122,9 @@ class ODEComparison(Observer):
                 {key: value.squeeze() for key, value in values.items()}, on_step=True, on_epoch=False
             )
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self._head is not None:
             self._head.end()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
 
     # -- in sslmanifold's own ---------------------------------------------------------------------------
 
@@ -125,8 +132,7 @@ class ODEComparison(Observer):
         if self._head is not None:
             self._head.begin(trainer, pl_module)
             return
-        self._constraint = pl_module.constraint
-        self._linear, self._full_batch = pl_module.network.linear, pl_module.full_batch
+        self._module = pl_module
         flow = self._flow(trainer, pl_module)
         if flow is None:
             return
@@ -138,6 +144,8 @@ class ODEComparison(Observer):
             self.state = start
         else:  # a resumed run brings its state along; None once the flow has blown up
             self.state = None if self._resumed["state"] is None else unpack(self._resumed["state"], start)
+            self._pending = self._resumed.get("pending", 0.0)
+            self._driving.load_state_dict(self._resumed.get("driving"))  # type: ignore[union-attr]
             self._resumed = None
         points = pl_module.points.double().cpu()
         # ‖X Δ‖_F through XᵀX where that is the smaller matrix
@@ -158,40 +166,57 @@ class ODEComparison(Observer):
         factor = 1.0 if pl_module.step_factor is None else pl_module.step_factor.cpu()
         step = self.effective_step(trainer.optimizers[0], pl_module.last_lr, factor)
         step = float(step) if isinstance(step, Tensor) and step.numel() == 1 else step
-        self.time = self.time + step
-        moment = self._batch_moment(pl_module) if self._follows_batches else None
+        self.time, self._pending = self.time + step, self._pending + step
+        if pl_module.steps_done % self.every and pl_module.steps_done % trainer.log_every_n_steps:
+            return
+        self._advance(pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._head is not None:
+            self._head.end()
+        elif (
+            self.every > 1
+            and self.flow is not None
+            and self.state is not None
+            and pl_module.diverged_at is None
+        ):
+            self._advance(pl_module)  # the last row is that of the last step
+
+    def _advance(self, module: Recorded) -> None:
+        """Take the flow to the time of the training, and compare."""
+        assert self.flow is not None
+        assert self._driving is not None
+        step, self._pending = self._pending, 0.0
+        moment = self._driving.of_step(module)
+        if moment is not None and isinstance(moment, LossGradient):
+            self.flow.drive(moment)
         try:
             self.state = self.flow.advance(self.state, step, moment)  # type: ignore[arg-type]
         except FlowBlowUp as blow_up:
             self.state, self.blow_up_time = None, float(blow_up.time)
             self._deviation = None
             return
-        self._compare(pl_module)
-
-    @staticmethod
-    def _batch_moment(module: Recorded) -> Tensor:
-        """C of one step as its loss was differentiated, (d, d): the mean over the batches that it averaged."""
-        moments = []
-        for batch in module.batches:
-            tensors = [None if t is None else t.double().cpu() for t in batch]
-            moments.append(
-                cross_moment(tensors[0], tensors[1], tensors[2], reduction=module.loss.reduction)  # type: ignore
-            )
-        return moments[0] if len(moments) == 1 else torch.stack(moments).mean(0)
-
-    @property
-    def _follows_batches(self) -> bool:
-        return self.follow != "population" and not self._full_batch
+        self._compare(module)
 
     def _flow(self, trainer: Any, module: Recorded) -> Flow | None:
         """The flow to compare with, None where there is none; says what is missing from it, or why there is none."""
-        flow = None
-        self.absent = self._no_moment(module)
+        flow, optimizer = None, trainer.optimizers[0]
+        # one step of the flow for one of training, or longer ones for many
+        order = 2 if self.every == 1 else 4
+        self._driving = DrivingLoss(module, self.follow, module.next_batch, order=order)
+        self.absent = self._driving.absent
         if not self.absent:
-            assert module.moment is not None
-            self._moment = module.moment.double().cpu()
-            flow = module.constraint.flow(self._moment, module.network.shape)
-            self.absent = self._no_flow(flow, trainer, module)
+            flow = module.constraint.flow(self._driving.moment, module.network.shape)
+            if flow is None:
+                layers = module.network.shape.layers
+                self.absent = f"constraint={module.constraint.name} has no exact flow for {layers} layers"
+            elif flow.holds_gram and module.network.shape.dim > LARGEST_MOMENT:
+                d = module.network.shape.dim
+                self.absent = (
+                    f"the flow of constraint={module.constraint.name} holds matrices of {d} × {d} entries"
+                )
+            elif self.approximate is not True:
+                self.absent = not_gradient_steps(optimizer)
         self.departures = [] if self.absent else self._departures(trainer, module)
         if module.steps_done == 0:  # what goes on has been accepted before
             self._refuse_what_was_asked_for()
@@ -209,41 +234,20 @@ class ODEComparison(Observer):
         lacking = self.absent or "; ".join(self.departures)
         if lacking and self.approximate is False:
             raise UserError(f"callbacks.ode.approximate=false: not in the flow: {lacking}: {way_out}")
-
-    @staticmethod
-    def _no_moment(module: Recorded) -> str:
-        if module.moment is not None:
-            return ""
-        if not getattr(module.loss, "quadratic", False):
-            name = getattr(module.loss, "name", type(module.loss).__name__)
-            return f"loss={name} is not quadratic in the embedding, so it has no C"
-        return f"C of d = {module.network.shape.dim} features is not formed"
-
-    def _no_flow(self, flow: Flow | None, trainer: Any, module: Recorded) -> str:
-        if flow is None:
-            layers = module.network.shape.layers
-            return f"constraint={module.constraint.name} has no exact flow for {layers} layers"
-        optimizer = trainer.optimizers[0]
-        if self.approximate is not True and not isinstance(optimizer, RiemannianSGD | torch.optim.SGD):
-            return (
-                f"the flow is that of gradient steps, not of {type(optimizer).__name__} (optimizer=sgd; with "
-                "callbacks.ode.approximate=true its steps count as lr)"
+        if self.every > 1 and not self.absent and self._driving is not None and self._driving.changes:
+            raise UserError(
+                f"callbacks.ode.every={self.every}: what drives the flow changes from step to step here (minibatches, "
+                "resampled triplets, slices drawn anew): set callbacks.ode.every=1"
             )
-        return ""
 
     def _departures(self, trainer: Any, module: Recorded) -> list[str]:
         optimizer = trainer.optimizers[0]
-        group, found = optimizer.param_groups[0], []
-        if not isinstance(optimizer, RiemannianSGD | torch.optim.SGD):
-            found.append(f"the steps of {type(optimizer).__name__}, which count as lr")
-        if group.get("momentum", 0):
-            found.append("momentum, compared at the effective time Σ lr·w")
-        if group.get("weight_decay", 0):
-            found.append(f"optimizer.weight_decay={group['weight_decay']:g}")
+        found = counted_otherwise(optimizer)
         outside = outside_the_flow(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         self._clipped = bool(trainer.gradient_clip_val) and not any("clipped" in words for words in outside)
         found += outside
-        if not self._full_batch and not self._follows_batches:
+        assert self._driving is not None
+        if not module.full_batch and not self._driving.follows_batches:
             found.append(
                 "the noise of minibatches or resampled triplets about callbacks.ode.follow=population"
             )
@@ -282,6 +286,8 @@ class ODEComparison(Observer):
             "time": self.time,
             "momentum_weight": self.effective_step.weight,
             "momentum_started": self.effective_step.started,
+            "pending": self._pending,
+            "driving": None if self._driving is None else self._driving.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -314,14 +320,13 @@ class ODEComparison(Observer):
         return values
 
     def _objective(self, snapshot: Snapshot) -> Tensor | None:
-        """The objective at the trained weights, (S,): of a linear network by the flow's own C."""
+        """The objective at the trained weights, (S,): of a linear network by what drives the flow."""
         if not snapshot.linear or snapshot.map is None:
             return snapshot.loss
-        assert self._moment is not None
-        assert self._constraint is not None
-        loss = (snapshot.map * (self._moment @ snapshot.map)).sum((-2, -1))  # Tr(mᵀ C m), Eq. 8
+        assert self._driving is not None
+        assert self._module is not None
         weights = [weight.detach().double().cpu() for weight in snapshot.weights]
-        return self._constraint.objective(loss, weights)
+        return self._module.constraint.objective(self._driving.loss(snapshot.map), weights)
 
     def arrays(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
         """The flow's map and loss, (S, d, z) and (S,), NaN once the flow has blown up."""
@@ -339,9 +344,11 @@ class ODEComparison(Observer):
         if self.flow is not None:
             entries["ode/flow"] = self.flow.name
             meaning = []
-            if not self._linear:
+            assert self._module is not None
+            assert self._driving is not None
+            if not self._module.network.linear:
                 meaning.append("nonlinear network against the linear flow: Conjecture 1")
-            if self._follows_batches:
+            if self._driving.follows_batches:
                 meaning.append("the flow follows the realised batches")
             if self._clipped:
                 meaning.append("a clipped step takes the time of its clipped length")

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sslmanifold.config.arguments import named_folder, require_plain, split_flags, unquoted
-from sslmanifold.config.compose import composition_message, reason
+from sslmanifold.config.compose import composition_message, of_no_choice, reason
 from sslmanifold.config.location import command_dir
 from sslmanifold.errors import OutputError, UserError, printable
 from sslmanifold.runs import ENDED
@@ -84,6 +84,8 @@ def run_application(
         # every job has its result, and yet something is wrong: with optimized_metric, say, or the folder
         return status or complain(command, str(error), EXIT_FAILED)
     except Exception as error:
+        if of_no_choice(error):
+            return complain(command, composition_message(error, command, arguments), EXIT_MISTAKE)
         line = _of_the_disk(error)
         if line is not None and _end_of_sweep(command) is None:
             return complain(command, line, EXIT_FAILED)

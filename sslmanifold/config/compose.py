@@ -41,7 +41,9 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | Path | No
     try:
         with initialize_config_dir(str(command_dir(command)), version_base="1.3"):
             return compose(command, overrides=lines)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ValueError) and not of_no_choice(error):
+            raise  # a defect, not a mistake
         raise UserError(composition_message(error, command, list(overrides))) from error
     finally:
         GlobalHydra.instance().hydra = before
@@ -54,6 +56,11 @@ def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def of_no_choice(error: Exception) -> bool:
+    """Whether Hydra raised it for ``group=null``, the one mistake that it has no class for."""
+    return isinstance(error, ValueError) and str(error).startswith("Config group override must be")
+
+
 def composition_message(error: Exception, command: str, arguments: list[str]) -> str:
     """Hydra's reason for not composing, with the choices spelled out for an unknown key."""
     chain: list[BaseException] = []
@@ -62,6 +69,8 @@ def composition_message(error: Exception, command: str, arguments: list[str]) ->
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     text = "\n".join(str(c) for c in chain)
+    if of_no_choice(error):
+        return _no_choice(command, arguments)
     unknown = re.search(r"Could not override '([\w.@/]+)'", text)
     if unknown and ("not in struct" in text or "not in '" in text):
         return _unknown_key(unknown.group(1), command, arguments)
@@ -85,6 +94,18 @@ def composition_message(error: Exception, command: str, arguments: list[str]) ->
     lines = [line for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     keep = [line for line in lines if not line.startswith(("See http", "Set the environment", "    "))]
     return "\n".join(keep)
+
+
+def _no_choice(command: str, arguments: list[str]) -> str:
+    for argument in arguments:
+        group, sign, value = argument.lstrip("+").partition("=")
+        folder = command_dir(command) / group
+        if sign and value.strip().lower() in ("null", "") and folder.is_dir():
+            names = sorted(path.stem for path in folder.glob("*.yaml"))
+            none = {"callbacks": "callbacks=[]", "checkpoint": "~checkpoint", "scheduler": "scheduler=none"}
+            without = f", or {none[group]} for none" if group in none else ""
+            return f"{argument}: {group} is chosen by name, {' | '.join(names)}{without}"
+    return "a group is chosen by name, and null is none"
 
 
 def _unknown_key(key: str, command: str, arguments: list[str]) -> str:

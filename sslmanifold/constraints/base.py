@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from geoopt import Manifold
 
     from sslmanifold.theory.flows.base import Flow
+    from sslmanifold.theory.moment_product import Moment
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,12 @@ class Constraint(ABC):
         """max(1, c1², c2²): by how much larger weights shorten the stable step."""
         return 1.0
 
-    def flow(self, moment: Tensor, shape: NetworkShape) -> "Flow | None":
+    def flow(self, moment: "Moment", shape: NetworkShape) -> "Flow | None":
         """The exact flow that training with a small step follows, or None where it does not close.
 
         Args:
-            moment: C as differentiated, (d, d) or its eigenvalues (d,), float64.
+            moment: C as differentiated, (d, d) or its eigenvalues (d,), float64; a ``LossGradient`` for a loss
+                without one.
         """
         return None
 

@@ -13,6 +13,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.geometry import FrobeniusBall
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.frobenius import FrobeniusFlow
+from sslmanifold.theory.moment_product import Moment
 
 
 def one_radius(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +58,7 @@ class Frobenius(Constraint):
     def step_scale(self) -> float:
         return max(1.0, self.c1**2, self.c2**2)
 
-    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+    def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
         return FrobeniusFlow(moment, self.c1, self.c2) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import geoopt
-from torch import Tensor
 
 from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.free import FreeFlow
+from sslmanifold.theory.moment_product import Moment
 
 
 @dataclass(kw_only=True)
@@ -19,5 +19,5 @@ class Unconstrained(Constraint):
     def manifold(self, rows: int, columns: int) -> geoopt.Manifold:
         return geoopt.Euclidean(ndim=2)
 
-    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+    def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
         return FreeFlow(moment) if shape.layers == 2 else None

@@ -13,6 +13,7 @@ from sslmanifold.constraints.frobenius import one_radius
 from sslmanifold.geometry import SpectralBall
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.operator_norm import OperatorNormFlow
+from sslmanifold.theory.moment_product import Moment
 
 
 @dataclass(kw_only=True)
@@ -40,7 +41,7 @@ class OperatorNorm(Constraint):
     def step_scale(self) -> float:
         return max(1.0, self.c1**2, self.c2**2)
 
-    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+    def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
         return OperatorNormFlow(moment, self.c1, self.c2) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:

@@ -16,6 +16,7 @@ from sslmanifold.theory import largest_stable_step, limit_rank, limit_subspace, 
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
+from sslmanifold.theory.moment_product import Moment
 from sslmanifold.theory.trajectory import Solution
 
 
@@ -105,7 +106,7 @@ class Orthogonal(Constraint):
         manifold = Stiefel(metric=self.metric, kappa=self.kappa, retraction=self.retraction)
         return [manifold] * len(shape.matrices)
 
-    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+    def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
         if shape.layers > 2:
             return DeepLinearFlow(moment, shape.layers, self.flow_kappa) if self.w1 == "columns" else None
         return OrthogonalFlow(moment, self.flow_kappa, rows=self.w1 == "rows")

@@ -13,6 +13,7 @@ from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.product import ProductFlow
+from sslmanifold.theory.moment_product import Moment
 
 
 def chain_map(weights: Sequence[Tensor]) -> Tensor:
@@ -85,7 +86,7 @@ class Product(Constraint):
         """max(1, c): balanced layers under a map of norm c have squared norm c each."""
         return max(1.0, self.c)
 
-    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+    def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
         return ProductFlow(moment, self.c) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:

@@ -11,6 +11,7 @@ from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.geometry import lower_to_level, top_singular
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.scaled import ScaledFlow
+from sslmanifold.theory.moment_product import Moment
 
 # Relative, of float64 norms: ties of float32 weights are split by their rounding, which is not worth resolving.
 _TOLERANCE = 1e-6
@@ -65,12 +66,15 @@ class Scaled(Constraint):
         for weight in weights:
             if weight.grad is None:
                 continue
-            value, vector = top_singular(weight)
+            value, _ = top_singular(weight)
             budget = -2 * lr * objective / value  # (S,)
             free = weight - lr * weight.grad
-            # A positive loss falls by growing the largest singular value, smoothly: no proximal step there.
-            top = weight @ vector.unsqueeze(-1)  # (S, rows, 1)
-            free = free - budget.clamp(max=0)[:, None, None] * top @ vector.unsqueeze(-2)
+            if (budget < 0).any():
+                # A positive loss falls by growing the largest singular value, smoothly: no proximal step there. Of
+                # tied ones it grows the one that the gradient has just made the largest: at W itself each would do.
+                _, vector = top_singular(free)
+                top = free @ vector.unsqueeze(-1)  # (S, rows, 1)
+                free = free - budget.clamp(max=0)[:, None, None] * top @ vector.unsqueeze(-2)
             moved = lower_to_level(free, budget.clamp_min(0))
             # d‖W‖²/dt = −2⟨W, ∇⟩ + 4 L/(‖W1‖² ‖W2‖²): zero where L is homogeneous of degree 2 in W
             squared = weight.square().sum((-2, -1))
@@ -81,7 +85,7 @@ class Scaled(Constraint):
             moved *= (length / moved.norm(dim=(-2, -1)))[:, None, None]
             weight.grad.copy_((weight - moved) / lr)
 
-    def flow(self, moment: Tensor, shape: NetworkShape) -> Flow | None:
+    def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
         return ScaledFlow(moment) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:

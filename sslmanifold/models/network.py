@@ -61,11 +61,20 @@ class ConstrainedNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed prepared inputs: (…, d) → (S, …, z)."""
         flat = x.reshape(-1, x.shape[-1])  # (N, d)
+        if self.linear and self._map_first(flat.shape[0]):
+            embedded = flat @ self.map()  # (N, d) @ (S, d, z)
+            return embedded.reshape(self.replicas, *x.shape[:-1], self.shape.embedding)
         hidden = ACTIVATIONS[self.activation](flat @ self.weights[0].mT)  # (N, d) @ (S, d, h)
         for weight in list(self.weights)[1:-1]:
             hidden = hidden @ weight.mT  # (S, N, h) @ (S, h, h)
         hidden = hidden @ self.weights[-1]  # (S, N, h) @ (S, h, z)
         return hidden.reshape(self.replicas, *x.shape[:-1], self.shape.embedding)
+
+    def _map_first(self, samples: int) -> bool:
+        """Whether X(W1ᵀW2 …) takes fewer multiplications than ((X W1ᵀ)W2) …: nearly always, unless samples are few."""
+        d, h, z, layers = self.shape.dim, self.shape.hidden, self.shape.embedding, self.shape.layers
+        inner = h * d + (layers - 2) * h * h
+        return z * (inner + samples * d) < samples * (inner + h * z)
 
     @torch.no_grad()
     def embed(self, x: Tensor | np.ndarray | Sequence) -> Tensor:

@@ -77,9 +77,12 @@ def in_processes(
                         shown[part.name][0].close()
                     yield part
         except BaseException as error:
-            executor.shutdown(wait=False, cancel_futures=True)
+            for future in open_futures:
+                future.cancel()
             for child in set(multiprocessing.active_children()) - before:
                 child.terminate()
+            # its thread sees them end, and must have ended before the interpreter does
+            executor.shutdown(wait=True, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise UserError(
                     f"one of {jobs} processes was killed, for its memory perhaps: set jobs=1; what is finished is kept"

@@ -11,6 +11,7 @@ from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
 from sslmanifold.theory.flows.product import ProductFlow, project_product
 from sslmanifold.theory.flows.scaled import ScaledFlow
 from sslmanifold.theory.frame import FrameState
+from sslmanifold.theory.gradient import LossGradient, SampleLoss
 from sslmanifold.theory.kernels import empirical_ntk, kernel_dynamics, linear_dynamics
 from sslmanifold.theory.limits import (
     default_step,
@@ -39,11 +40,13 @@ __all__ = [
     "FrobeniusFlow",
     "FrobeniusScaledFlow",
     "GramState",
+    "LossGradient",
     "MomentAccumulator",
     "MomentOperator",
     "OperatorNormFlow",
     "OrthogonalFlow",
     "ProductFlow",
+    "SampleLoss",
     "ScaledFlow",
     "Solution",
     "State",

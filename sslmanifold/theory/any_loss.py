@@ -17,18 +17,19 @@ from sslmanifold.theory.frame import (
     check_orthonormal,
     frame_state,
     normalise_frame,
+    runge_kutta,
 )
+from sslmanifold.theory.gradient import Loss, LossGradient
 from sslmanifold.theory.integrate import landed
 from sslmanifold.theory.trajectory import Solution
 from sslmanifold.theory.velocities import kappa_of, lifted_velocity, loss_frame_flow
 
 LossMethod = Literal["auto", "adaptive", "lifted_rk4"]
-Loss = Callable[[Tensor], Tensor]
 # (m, R) -> (ṁ, Ṙ, how fast a deviation from YᵀY = I may grow (…, 1, 1))
 Velocity = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 _RTOL, _ATOL = 1e-12, 1e-13
-# Speed, relative to the highest so far, at which the flow has arrived.
+# Mean speed, relative to the highest so far, at which the flow has arrived.
 _AT_REST = 1e-12
 # Fixed steps are halved until two solutions agree this well.
 _AGREED, _MOST_HALVINGS = 1e-11, 12
@@ -81,7 +82,7 @@ def solve_loss(
         raise UserError("m0 holds NaN or infinite entries")
     if layers < 1:
         raise UserError(f"layers={layers} must be at least 1: set layers=2")
-    gradient = Gradient(loss)
+    gradient = LossGradient(loss, m0.shape[-2])
     state = _begin(m0, layers, hidden)
     velocity = _head(gradient, kappa) if layers == 1 else _network(gradient, kappa, layers)
     if method in ("auto", "adaptive"):
@@ -94,49 +95,6 @@ def solve_loss(
     return Solution(asked, maps, torch.stack([gradient.value(m) for m in maps]), used)
 
 
-class Gradient:
-    """∂L/∂m of a loss (…, d, z) -> (…,), by autograd, checked to be what `solve_loss` needs."""
-
-    def __init__(self, loss: Loss) -> None:
-        self.loss = loss
-
-    def value(self, m: Tensor) -> Tensor:
-        """L (…,), float64."""
-        with torch.no_grad():
-            return self._checked(m)
-
-    def __call__(self, m: Tensor) -> Tensor:
-        """∂L/∂m (…, d, z)."""
-        with torch.enable_grad():
-            point = m.detach().requires_grad_()
-            value = self._checked(point)
-            if not value.requires_grad:
-                raise UserError("the loss does not depend on m: write it as a function of its argument")
-            (gradient,) = torch.autograd.grad(value.sum(), point)
-        if not torch.isfinite(gradient).all():
-            raise UserError(
-                "the loss has no finite gradient at a map on the path: a singularity, such as a norm at 0; start "
-                "elsewhere, or smooth it, u / (‖u‖² + ε)^{1/2}"
-            )
-        return gradient
-
-    def _checked(self, m: Tensor) -> Tensor:
-        try:
-            value = self.loss(m)
-        except RuntimeError as error:
-            raise UserError(
-                f"the loss fails for m of shape {tuple(m.shape)}, float64: {error}: give its data as float64 tensors "
-                "that broadcast over leading dimensions, x @ m"
-            ) from error
-        if not isinstance(value, Tensor) or value.shape != m.shape[:-2]:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise UserError(
-                f"the loss maps m of shape {tuple(m.shape)} to {shape}, it must give one number a map, "
-                f"{tuple(m.shape[:-2])}: reduce over samples and coordinates alone"
-            )
-        return value.to(torch.float64)
-
-
 def _begin(m0: Tensor, layers: int, hidden: int | None) -> FrameState:
     d, z = m0.shape[-2:]
     if layers == 1:
@@ -147,20 +105,20 @@ def _begin(m0: Tensor, layers: int, hidden: int | None) -> FrameState:
     return frame_state(m0, rows=z if hidden is None else min(z, hidden - d))
 
 
-def _network(gradient: Gradient, kappa: float, layers: int) -> Velocity:
+def _network(gradient: LossGradient, kappa: float, layers: int) -> Velocity:
     factor = abs(2 - kappa) + abs(kappa) * layers / 2
 
     def velocity(m: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        g = gradient(m)
+        g = gradient.gradient(m)
         growth = 2 * factor * torch.linalg.matrix_norm(m.mT @ g, keepdim=True)
         return *loss_frame_flow(m, r, g, kappa, layers), growth
 
     return velocity
 
 
-def _head(gradient: Gradient, kappa: float) -> Velocity:
+def _head(gradient: LossGradient, kappa: float) -> Velocity:
     def velocity(m: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        g = gradient(m)
+        g = gradient.gradient(m)
         growth = 2 * (1 + abs(kappa)) * torch.linalg.matrix_norm(m.mT @ g, keepdim=True)
         return lifted_velocity(m, g, kappa), r, growth
 
@@ -202,7 +160,7 @@ def _lifted_rk4(velocity: Velocity, state: FrameState, points: Tensor) -> Tensor
         now, current, maps = 0.0, state, []
         for t in points.tolist():
             for _ in range(per_stretch if t > now else 0):
-                current = _rk4(velocity, current, (t - now) / per_stretch)
+                current = runge_kutta(lambda m, r: velocity(m, r)[:2], current, (t - now) / per_stretch)
             maps.append(current.m)
             now = t
         return torch.stack(maps)
@@ -217,14 +175,3 @@ def _lifted_rk4(velocity: Velocity, state: FrameState, points: Tensor) -> Tensor
     raise UserError(
         f"{count} steps of RK4 a stretch do not settle: ask for times closer together, or method=auto"
     )
-
-
-def _rk4(velocity: Velocity, state: FrameState, dt: float) -> FrameState:
-    m, r = state.m, state.r
-    a, ra, _ = velocity(m, r)
-    b, rb, _ = velocity(m + (dt / 2) * a, r + (dt / 2) * ra)
-    c, rc, _ = velocity(m + (dt / 2) * b, r + (dt / 2) * rb)
-    e, re, _ = velocity(m + dt * c, r + dt * rc)
-    m = m + (dt / 6) * (a + 2 * (b + c) + e)
-    r = r + (dt / 6) * (ra + 2 * (rb + rc) + re)
-    return normalise_frame(FrameState(m, r, state.time + dt))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
+from sslmanifold.theory.gradient import RK4, LossGradient, Tableau
 from sslmanifold.theory.moment_product import Moment
-from sslmanifold.theory.velocities import frame_flow
+from sslmanifold.theory.velocities import frame_flow, loss_frame_flow
+
+FrameVelocity = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # How far start() lets weights be from orthonormal: float32 or float16-mixed training passes, a mistake does
 # not.
@@ -71,7 +75,14 @@ def normalise_frame(state: FrameState, iterations: int = 2) -> FrameState:
 
 
 def frame_step(state: FrameState, dt: float, moment: Moment, kappa: float, depth: int = 2) -> FrameState:
-    """One RK4 step of `frame_flow` with polar projection: local error O(dt⁵), exact structure."""
+    """One RK4 step of `frame_flow` with polar projection: local error O(dt⁵), exact structure.
+
+    For a `LossGradient` one of `loss_frame_flow`, of that gradient's order.
+    """
+    if isinstance(moment, LossGradient):
+        return runge_kutta(
+            lambda m, r: loss_frame_flow(m, r, 2 * (moment @ m), kappa, depth), state, dt, moment.tableau
+        )
     m, r = state.m, state.r
 
     def velocity(m: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,6 +94,17 @@ def frame_step(state: FrameState, dt: float, moment: Moment, kappa: float, depth
     e, re = velocity(m + dt * c, r + dt * rc)
     m = m + (dt / 6) * (a + 2 * (b + c) + e)
     r = r + (dt / 6) * (ra + 2 * (rb + rc) + re)
+    return normalise_frame(FrameState(m, r, state.time + dt))
+
+
+def runge_kutta(velocity: FrameVelocity, state: FrameState, dt: float, method: Tableau = RK4) -> FrameState:
+    """One step of (ṁ, Ṙ) = velocity(m, R) with polar projection."""
+    m, r, rates = state.m, state.r, [velocity(state.m, state.r)]
+    for fraction in method.fractions[1:]:
+        dm, dr = rates[-1]
+        rates.append(velocity(m + fraction * dt * dm, r + fraction * dt * dr))
+    for weight, (dm, dr) in zip(method.weights, rates, strict=True):
+        m, r = m + weight * dt * dm, r + weight * dt * dr
     return normalise_frame(FrameState(m, r, state.time + dt))
 
 

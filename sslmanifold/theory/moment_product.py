@@ -24,6 +24,8 @@ class LinearMoment(Protocol):
 
 Moment = Tensor | LinearMoment
 
+# C is formed, and its spectrum found, up to this many features: 4096² float64 is 134 MB
+LARGEST_MOMENT = 4096
 # Largest d whose norm is taken from a full spectrum.
 _DENSE = 1024
 

@@ -15,6 +15,7 @@ from sslmanifold.loggers.base import RunLogger
 from sslmanifold.losses.own import completed, require_loss
 from sslmanifold.models import Affine
 from sslmanifold.runs.keys import OPTIMUM
+from sslmanifold.theory.moment_product import LARGEST_MOMENT
 from sslmanifold.training.checkpointing import Checkpointing
 from sslmanifold.training.clipping import require_flat
 from sslmanifold.training.learning_rate import AutomaticRate, adaptive_rate, curvature_rate, moment_rate
@@ -35,9 +36,6 @@ GROUPS = (
     "checkpoint",
     "logger",
 )
-
-# C is formed, and its spectrum found, up to this many features: 4096² float64 is 134 MB
-LARGEST_MOMENT = 4096
 
 
 class Experiment:

@@ -324,12 +324,16 @@ class SSLModule(Recorded):
         if self.diverged_at is None and self.steps_done % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.record()
 
+    def next_batch(self) -> TripletBatch:
+        """The batch of the step to come, on this module's device; of every step for full batches."""
+        batch = self.trainer.train_dataloader.batch(self.steps_done)  # type: ignore[union-attr]
+        return self.transfer_batch_to_device(batch, self.device, 0)
+
     def record_start(self) -> None:
         """Write the row of the initial state, once; a resumed run has its rows already."""
         if self._batch is None and self.full_batch and not self.through_moment:
             # the initial row needs the triplets before the loop hands them over
-            batch = self.trainer.train_dataloader.batch(self.steps_done)  # type: ignore[union-attr]
-            self._batch = self.transfer_batch_to_device(batch, self.device, 0)
+            self._batch = self.next_batch()
         if self.steps_done == 0:
             self.record()
         self.recorder.write()

@@ -154,9 +154,14 @@ BAD = [
         ["optimizer=sgd", "RiemannianAdam", "~callbacks.ode"],
     ),
     (
-        ["loss=infonce", "callbacks.ode.follow=batches"],
-        ["callbacks.ode.follow=batches", "no C", "~callbacks.ode"],
+        ["loss=infonce", "data.batch_size=64", "callbacks.ode.follow=population"],
+        ["callbacks.ode.follow=population", "minibatches", "~callbacks.ode"],
     ),
+    (["data.batch_size=64", "callbacks.ode.every=5"], ["callbacks.ode.every=5", "set callbacks.ode.every=1"]),
+    (["callbacks.ode.every=0"], ["callbacks.ode.every=0", "set callbacks.ode.every=1"]),
+    (["checkpoint=null"], ["checkpoint=null", "~checkpoint"]),
+    (["callbacks=null"], ["callbacks=null", "callbacks=[]"]),
+    (["loss=null"], ["loss=null", "contrastive", "spectral"]),
     (["constraint=none,frobenius"], ["constraint=none,frobenius", "--multirun"]),
 ]
 

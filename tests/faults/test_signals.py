@@ -94,9 +94,14 @@ def test_two_signals_at_the_end_leave_an_interrupted_run_that_ends_when_resumed(
 def test_before_the_first_step_there_is_nothing_to_finish(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # a shell's background job, and all that it starts, ignores SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     signalled(monkeypatch, fit, "Experiment", signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(config, tmp_path)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_training(config, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert Run(tmp_path).summary["status"] == "interrupted"
     monkeypatch.undo()
     assert complete(run_training(config | {"ckpt_path": str(tmp_path)}, tmp_path))

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
+from sslmanifold.theory.gradient import LossGradient, loss_at
 from sslmanifold.theory.moment_product import (
     Moment,
     as_moment,
     estimate_norm,
     moment_features,
-    moment_product,
     spectral_norm,
 )
 from sslmanifold.theory.state import State
@@ -50,10 +50,13 @@ class Flow(ABC, Generic[S]):
 
     Args:
         moment: C of Eq. 7 as differentiated: dense (d, d), its eigenvalues (d,) when m is in C's eigenbasis,
-            or an operator that multiplies.
+            or an operator that multiplies. Or a `LossGradient`, for any other loss of a linear map: every constraint
+            has one flow, C m in it standing for ½ ∂L/∂m.
     """
 
     name: str
+    # Whether a state holds d×d matrices, which is what d is limited by.
+    holds_gram = False
     # Sub-steps keep dt·‖C‖·rate below this: RK4 then errs 1e-3 of what a training step of that size does, or
     # less.
     step_limit = 0.25
@@ -92,6 +95,9 @@ class Flow(ABC, Generic[S]):
             return state
         if moment is None:
             moment = self.moment
+        if isinstance(moment, LossGradient):
+            norm = moment.norm(self._looked_at(state))
+        elif moment is self.moment:
             if self._norm == 0.0:
                 self._norm = spectral_norm(moment)
             norm = self._norm
@@ -102,6 +108,8 @@ class Flow(ABC, Generic[S]):
         while left > 0:
             # Recounted each time: the unconstrained flow gets faster as it goes.
             steps = max(1, math.ceil(left * norm * self._stiffness(state) / self.step_limit - 1e-9))
+            if steps > 1 and taken and isinstance(moment, LossGradient):
+                norm = moment.norm(self._looked_at(state))  # curvature changes on the way
             size = left / steps
             state = self._step(state, size, moment)
             left = 0.0 if steps == 1 else left - size
@@ -119,9 +127,17 @@ class Flow(ABC, Generic[S]):
                     )
         return state
 
+    def drive(self, moment: Moment) -> None:
+        """From now on by this C, or this loss: what `advance` and `loss` take where they are given none."""
+        self.moment, self._norm = as_moment(moment), 0.0
+
     def _moved(self, before: S | None, after: S) -> float:
         """Largest change of an entry of the map; its largest entry without ``before``."""
         return float((after.m if before is None else after.m - before.m).abs().max())
+
+    def _looked_at(self, state: S) -> Tensor:
+        """The map that the next step evaluates a gradient at anyway."""
+        return state.m
 
     def _stiffness(self, state: S) -> float:
         """Fastest rate of the flow at this state, per ‖C‖."""
@@ -129,7 +145,7 @@ class Flow(ABC, Generic[S]):
 
     def loss(self, state: S) -> Tensor:
         """The objective as differentiated, Tr(mᵀ C m) (Eq. 8) unless the constraint rescales it: (…)."""
-        return torch.sum(state.m * moment_product(self.moment, state.m), dim=(-2, -1))
+        return loss_at(self.moment, state.m)
 
     def optimum(self, embedding: int, hidden: int | None = None) -> Tensor | None:
         """Smallest loss L* that the constraint allows; None where there is none (unconstrained)."""
@@ -153,6 +169,10 @@ class Flow(ABC, Generic[S]):
     def _lowest(self, count: int) -> Tensor:
         """The ``count`` smallest eigenvalues of C, ascending (…, count)."""
         moment: Any = self.moment
+        if isinstance(moment, LossGradient):
+            raise UserError(
+                f"the smallest loss under {self.name} is known for Tr(mᵀCm) alone: give the flow a C"
+            )
         if not isinstance(moment, Tensor):
             return moment.eigenpairs(count)[0]
         if moment.ndim == 1:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sslmanifold.theory.flows.extrapolate import ExtrapolatedFlow
+from sslmanifold.theory.gradient import loss_at
 from sslmanifold.theory.moment_product import Moment, moment_product
 from sslmanifold.theory.state import GramState
 
@@ -79,8 +80,8 @@ class CappedFlow(ExtrapolatedFlow[Runs]):
         """s in g = −2 s C m."""
 
     @abstractmethod
-    def _caps(self, run: Run, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
-        """How W1's and W2's squared singular values are capped at the end of this step."""
+    def _caps(self, run: Run, loss: Tensor, pull: Tensor, dt: float) -> tuple[Cap, Cap]:
+        """How W1's and W2's squared singular values are capped after this step, by L and ½⟨m, ∂L/∂m⟩ (equal for C)."""
 
     def _move_run(self, run: Run, dt: float, moment: Moment) -> Run:
         """One training step of size dt in Gram variables: W1 += dt W2 gᵀ, W2 += dt W1 g, cap both spectra."""
@@ -89,7 +90,8 @@ class CappedFlow(ExtrapolatedFlow[Runs]):
         cm = moment_product(moment, m)
         g = -2 * self._speed(run) * cm
         h1g, mg = h1 @ g, m.mT @ g
-        cap1, cap2 = self._caps(run, (m * cm).sum(), dt)
+        pull = (m * cm).sum()
+        cap1, cap2 = self._caps(run, loss_at(moment, m, cm), pull, dt)
 
         directions = torch.cat([m, g], 1)  # (d, 2z)
         basis = _extend(h1.u, directions)  # (d, k)

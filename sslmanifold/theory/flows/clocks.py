@@ -35,6 +35,10 @@ class OwnClocks(Flow[Any]):
         self.flow = flow
         self.name = flow.name
 
+    def drive(self, moment: Moment) -> None:
+        super().drive(moment)
+        self.flow.drive(moment)
+
     def start(self, *weights: Tensor) -> Clocked:
         """States of weights (S, ·, ·) at time 0."""
         return Clocked(tuple(self.flow.start(*layers) for layers in zip(*weights, strict=True)))

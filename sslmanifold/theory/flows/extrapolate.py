@@ -45,6 +45,7 @@ class ExtrapolatedState(NamedTuple, Generic[L]):
 class ExtrapolatedFlow(Flow[ExtrapolatedState[L]], Generic[L]):
     """Base of the flows that are stepped by their own training step."""
 
+    holds_gram = True
     # One step (three training steps' work) at the default learning rate 1/(20‖C‖).
     step_limit = 0.22
     at_rest = 5e-13  # two eigenproblems a step
@@ -70,6 +71,9 @@ class ExtrapolatedFlow(Flow[ExtrapolatedState[L]], Generic[L]):
             return float(after.fine.m.abs().max())
         pairs = ((before.coarse, after.coarse), (before.fine, after.fine))
         return max(float((b.m - a.m).abs().max()) for a, b in pairs)
+
+    def _looked_at(self, state: ExtrapolatedState[L]) -> Tensor:
+        return state.fine.m
 
     def _step(self, state: ExtrapolatedState[L], dt: float, moment: Moment) -> ExtrapolatedState[L]:
         middle = self._move(state.fine, dt / 2, moment)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.gram import Generators, GramFlow, LowRankUpdated
+from sslmanifold.theory.gradient import LossGradient, loss_at
 from sslmanifold.theory.limits import frobenius_optimum
 from sslmanifold.theory.moment_product import Moment, moment_product
 from sslmanifold.theory.state import GramState
@@ -53,7 +54,8 @@ class FrobeniusFlow(GramFlow):
 
     def _settle(self, state: GramState, moment: Moment) -> GramState:
         m, h1, h2, time = state
-        outward = (m * moment_product(moment, m)).sum((-2, -1)) < 0
+        pull = moment.recent(m) if isinstance(moment, LossGradient) else moment_product(moment, m)
+        outward = (m * pull).sum((-2, -1)) < 0
         factor1 = _onto(_trace(h1), self.c1**2, outward)
         factor2 = _onto(_trace(h2), self.c2**2, outward)
         return GramState(
@@ -80,7 +82,7 @@ class FrobeniusScaledFlow(GramFlow):
     def _generators(self, m: Tensor, h1: LowRankUpdated, h2: Tensor, moment: Moment) -> Generators:
         cm = moment_product(moment, m)
         s1, s2 = h1.trace(), _trace(h2)
-        loss = (m * cm).sum((-2, -1))
+        loss = loss_at(moment, m, cm)
         x22 = (2 * loss / (s1 * s2**2))[..., None, None] * _eye_like(h2)
         return Generators((-2 / (s1 * s2))[..., None, None] * cm, alpha1=2 * loss / (s1**2 * s2), x22=x22)
 
@@ -89,7 +91,7 @@ class FrobeniusScaledFlow(GramFlow):
 
     def loss(self, state: GramState) -> Tensor:
         """Tr(mᵀCm)/(‖W1‖_F² ‖W2‖_F²), the objective as differentiated."""
-        return super().loss(state) / (_trace(state.h1) * _trace(state.h2))
+        return loss_at(self.moment, state.m) / (_trace(state.h1) * _trace(state.h2))
 
     def optimum(self, embedding: int, hidden: int | None = None) -> Tensor:
         """min(λ1, 0): the scaled loss cannot go lower, and rank 1 reaches it."""

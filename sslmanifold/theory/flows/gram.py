@@ -4,8 +4,8 @@ With Ẇ1 = W1 X11 + W2 gᵀ and Ẇ2 = W1 g + W2 X22,
 
     ṁ = X11 m + g H2 + H1 g + m X22,  Ḣ1 = H1 X11 + m gᵀ + (·)ᵀ,  Ḣ2 = H2 X22 + mᵀg + (·)ᵀ,
 
-and every constraint here has g = −2 s C m with a scalar s, and symmetric X11, X22 of low rank or a multiple
-of I.
+and every constraint here has g = −2 s C m with a scalar s (−s ∂L/∂m for any loss), and symmetric X11, X22 of low
+rank or a multiple of I.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.base import Flow
+from sslmanifold.theory.gradient import tableau
 from sslmanifold.theory.moment_product import Moment, symmetric_product
 from sslmanifold.theory.state import GramState, gram_state
 
@@ -69,7 +70,9 @@ class LowRankUpdated(NamedTuple):
 
 
 class GramFlow(Flow[GramState]):
-    """Base of the flows on `GramState`: RK4 in the Gram variables, O(d² z) a step."""
+    """Base of the flows on `GramState`: RK4 in the Gram variables (`tableau`), O(d² z) a step."""
+
+    holds_gram = True
 
     def start(self, *weights: Tensor) -> GramState:
         """State of W1 (…, h, d), W2 (…, h, z) at time 0: any widths."""
@@ -116,16 +119,17 @@ class GramFlow(Flow[GramState]):
         return self._split_step(state, dt, moment, depth=4)
 
     def _split_step(self, state: GramState, dt: float, moment: Moment, depth: int) -> GramState:
-        after = self._rk4(state, dt, moment)
+        after = self._runge_kutta(state, dt, moment)
         if depth > 0 and self._crosses(state, after):
             middle = self._split_step(state, dt / 2, moment, depth - 1)
             return self._split_step(middle, dt / 2, moment, depth - 1)
         return self._settle(after, moment)
 
-    def _rk4(self, state: GramState, dt: float, moment: Moment) -> GramState:
+    def _runge_kutta(self, state: GramState, dt: float, moment: Moment) -> GramState:
         m, h1, h2, time = state
         stages: list[tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]] = []
-        for fraction in (0.0, 0.5, 0.5, 1.0):
+        method = tableau(moment)
+        for fraction in method.fractions:
             if not stages:
                 stages.append(self._velocity(m, LowRankUpdated(h1), h2, moment))
                 continue
@@ -134,7 +138,7 @@ class GramFlow(Flow[GramState]):
             scale = None if dscale is None else 1 + step * dscale
             moved = LowRankUpdated(h1, scale, step * left, right)
             stages.append(self._velocity(m + step * dm, moved, h2 + step * dh2, moment))
-        weights = (dt / 6, dt / 3, dt / 3, dt / 6)
+        weights = [dt * weight for weight in method.weights]
         m = m + sum(w * s[0] for w, s in zip(weights, stages, strict=True))
         h2 = h2 + sum(w * s[4] for w, s in zip(weights, stages, strict=True))
         scales = [w * s[1] for w, s in zip(weights, stages, strict=True) if s[1] is not None]

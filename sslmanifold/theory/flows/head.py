@@ -1,4 +1,4 @@
-"""One linear layer u = mᵀx on features: the flows of a head, orthonormal or free."""
+"""One linear layer u = mᵀx: the flows of a head, orthonormal or free, for C or for any loss."""
 
 from __future__ import annotations
 
@@ -9,26 +9,43 @@ from torch import Tensor
 from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
-from sslmanifold.theory.frame import FrameState, check_orthonormal, frame_state
+from sslmanifold.theory.frame import FrameState, check_orthonormal, frame_state, runge_kutta
+from sslmanifold.theory.gradient import LossGradient, tableau
 from sslmanifold.theory.moment_product import Moment, moment_product
+from sslmanifold.theory.velocities import kappa_of, lifted_velocity
 
 
 class OrthogonalHeadFlow(OrthogonalFlow):
-    """ṁ = −2(I − mmᵀ)Cm on St(d, z), Oja's flow, for every κ: mᵀCm is symmetric, so the κ-term vanishes.
+    """Ẇ = −[(I − WWᵀ)G + κ W skew(WᵀG)] on St(d, z), m = W, G = ∂L/∂m.
 
-    span m(t) = span e^{−2Ct} m(0). The equation is that of orthonormal rows in two layers.
+    For Tr(mᵀCm), and every loss that does not see rotations of the output, WᵀG is symmetric and κ drops out: Oja's
+    flow Ẇ = −2(I − WWᵀ)CW, with span W(t) = span e^{−2Ct} W(0). (The equation of orthonormal rows in two layers.)
+
+    Args:
+        moment: C, see `Flow`.
+        kappa: κ, or a metric's name.
     """
 
     name = "orthogonal head"
 
-    def __init__(self, moment: Moment) -> None:
+    def __init__(self, moment: Moment, kappa: float | str = 0.0) -> None:
         super().__init__(moment, 0.0, rows=True)
+        self.head_kappa = kappa_of(kappa)
 
     def start(self, *weights: Tensor) -> FrameState:
         """State of the one m (…, d, z) with mᵀm = I; UserError where it is not."""
-        m = _only(weights)
+        m = only(weights)
         check_orthonormal(m, "W", f"orthogonal W (d×z) needs d ≥ z, got d={m.shape[-2]}, z={m.shape[-1]}")
         return frame_state(m, rows=0)
+
+    def _step(self, state: FrameState, dt: float, moment: Moment) -> FrameState:
+        if not isinstance(moment, LossGradient):
+            return super()._step(state, dt, moment)
+
+        def velocity(m: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+            return lifted_velocity(m, 2 * (moment @ m), self.head_kappa), r
+
+        return runge_kutta(velocity, state, dt, moment.tableau)
 
 
 class MapState(NamedTuple):
@@ -39,25 +56,29 @@ class MapState(NamedTuple):
 
 
 class FreeHeadFlow(Flow[MapState]):
-    """ṁ = −2Cm, m(t) = e^{−2Ct} m(0): one free layer grows along negative eigenvalues and never blows up."""
+    """ṁ = −∂L/∂m; for C m(t) = e^{−2Ct} m(0): one free layer grows along negative eigenvalues and never blows up."""
 
     name = "free head"
     rate = 2.0
 
     def start(self, *weights: Tensor) -> MapState:
         """State of the one m (…, d, z)."""
-        return MapState(_only(weights))
+        return MapState(only(weights))
 
     def _step(self, state: MapState, dt: float, moment: Moment) -> MapState:
-        # RK4 of a linear equation: the exponential's series to fourth order
-        term, m = state.m, state.m
-        for order in range(1, 5):
-            term = moment_product(moment, term) * (-2 * dt / order)
-            m = m + term
+        method = tableau(moment)
+        rates: list[Tensor] = []
+        for fraction in method.fractions:
+            m = state.m + fraction * dt * rates[-1] if rates else state.m
+            rates.append(-2 * moment_product(moment, m))
+        m = state.m
+        for weight, rate in zip(method.weights, rates, strict=True):
+            m = m + weight * dt * rate
         return MapState(m, state.time + dt)
 
 
-def _only(weights: tuple[Tensor, ...]) -> Tensor:
+def only(weights: tuple[Tensor, ...]) -> Tensor:
+    """The one weight of a head, float64; UserError for more."""
     if len(weights) != 1:
         raise UserError(f"a head has one weight (…, d, z), got {len(weights)}: give m alone")
     return weights[0].detach().double()

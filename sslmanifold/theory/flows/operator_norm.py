@@ -45,7 +45,7 @@ class OperatorNormFlow(CappedFlow):
     def _speed(self, run: Run) -> Tensor:
         return run.m.new_ones(())
 
-    def _caps(self, run: Run, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
+    def _caps(self, run: Run, loss: Tensor, pull: Tensor, dt: float) -> tuple[Cap, Cap]:
         return Fixed(self.c1**2), Fixed(self.c2**2)
 
     @property

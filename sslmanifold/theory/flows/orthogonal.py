@@ -17,8 +17,9 @@ from sslmanifold.theory.frame import (
     frame_from_weights,
     frame_state,
     frame_step,
-    normalise_frame,
+    runge_kutta,
 )
+from sslmanifold.theory.gradient import tableau
 from sslmanifold.theory.limits import optimum
 from sslmanifold.theory.moment_product import Moment, spectral_norm
 from sslmanifold.theory.moments import eigenbasis
@@ -117,7 +118,9 @@ class OrthogonalFlow(Flow[FrameState]):
 
     def _step(self, state: FrameState, dt: float, moment: Moment) -> FrameState:
         if self.rows:
-            return _rk4_rows(state, dt, moment)
+            return runge_kutta(
+                lambda m, r: (row_flow(m, moment), r.new_zeros(r.shape)), state, dt, tableau(moment)
+            )
         return frame_step(state, dt, moment, self.kappa, self.depth)
 
     @property
@@ -131,12 +134,3 @@ class OrthogonalFlow(Flow[FrameState]):
             return self._lowest(embedding).sum(-1)
         forced = 0 if hidden is None else max(0, self.features + embedding - hidden)
         return optimum(self._lowest(max(embedding, forced)), embedding, forced=forced)
-
-
-def _rk4_rows(state: FrameState, dt: float, moment: Moment) -> FrameState:
-    m = state.m
-    a = row_flow(m, moment)
-    b = row_flow(m + (dt / 2) * a, moment)
-    c = row_flow(m + (dt / 2) * b, moment)
-    e = row_flow(m + dt * c, moment)
-    return normalise_frame(FrameState(m + (dt / 6) * (a + 2 * (b + c) + e), state.r, state.time + dt))

@@ -39,10 +39,13 @@ class ScaledFlow(CappedFlow):
         s1, s2 = self._tops(run)
         return 1 / (s1 * s2)
 
-    def _caps(self, run: Run, loss: Tensor, dt: float) -> tuple[Cap, Cap]:
+    def _caps(self, run: Run, loss: Tensor, pull: Tensor, dt: float) -> tuple[Cap, Cap]:
         s1, s2 = self._tops(run)
         budget = 2 * dt * loss / (s1 * s2)
-        return Shrunk(budget / s1, run.h1.trace()), Shrunk(budget / s2, run.h2.trace())
+        grown = 4 * dt * (loss - pull) / (s1 * s2)
+        return Shrunk(budget / s1, _longer(run.h1.trace(), grown)), Shrunk(
+            budget / s2, _longer(run.h2.trace(), grown)
+        )
 
     def _stiffness(self, state: ExtrapolatedState[Runs]) -> float:
         return max(2 * float(1 / s1 + 1 / s2) for s1, s2 in map(self._tops, state.fine.runs))
@@ -70,6 +73,7 @@ class Shrunk(Cap):
     any other first-order rule, such as Σ (1 − x/√s_i)₊, drains the tied values against the rest for as long as
     it runs, since nothing in the objective holds that ratio. The objective does not see the scale of a layer
     either, so the flow conserves ‖W_i‖_F = √(Tr H_i); left to itself the step would lose a little of it each time.
+    (A loss that is not of degree two does see it: d‖W_i‖²/dt = (4L − 2⟨m, ∂L/∂m⟩)/(s1 s2).)
     """
 
     def __init__(self, budget: Tensor, trace: Tensor) -> None:
@@ -96,3 +100,9 @@ class Shrunk(Cap):
         # The level is the largest candidate: taking in a value below the level can only lower it.
         candidates = torch.where(count > 0, candidates, torch.zeros_like(candidates))
         return candidates.max() ** 2
+
+
+def _longer(trace: Tensor, grown: Tensor) -> Tensor:
+    """Tr H after a step that adds ``grown`` to it, to first order, and positive for every step."""
+    ratio = grown / trace
+    return trace * torch.where(ratio < 0, 1 / (1 - ratio), 1 + ratio)

@@ -1,0 +1,111 @@
+"""What drives the flow beside a run: C where the loss is Tr(mᵀCm), and ∂L/∂m at the flow's own map where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslmanifold.callbacks.observer import Recorded
+from sslmanifold.data import TripletBatch
+from sslmanifold.theory import LossGradient, SampleLoss, cross_moment
+from sslmanifold.theory.gradient import Loss
+from sslmanifold.theory.moment_product import Moment
+
+
+class DrivingLoss:
+    """The loss that each step of a run differentiates, as its flow takes it.
+
+    Args:
+        module: the run's module.
+        follow: ``callbacks.ode.follow``.
+        batch: any batch of the run, the one of every step for full batches; called where it is needed.
+        order: of the flow's steps, see `LossGradient`.
+
+    Attributes:
+        moment: C as differentiated, or the gradient of the loss on the last batch.
+        absent: why neither is known, or "".
+        follows_batches: whether the flow is given the batches of each step.
+        changes: whether what drives the flow differs from step to step.
+    """
+
+    moment: Moment
+
+    def __init__(
+        self, module: Recorded, follow: str, batch: Callable[[], TripletBatch], *, order: int = 2
+    ) -> None:
+        self.follows_batches = follow != "population" and not module.full_batch
+        self.absent = ""
+        self.samples: SampleLoss | None = None
+        self._at: Callable[[int], Callable[..., Tensor]] | None = getattr(module.loss, "at", None)
+        if module.moment is not None:
+            self.moment = module.moment.double().cpu()
+            self._at = None
+        elif module.full_batch or self.follows_batches:
+            weight = module.network.weights[0]
+            loss = module.loss if self._at is None else self._at(module.steps_done)
+            self.samples = SampleLoss(loss, *batch(), dtype=weight.dtype, device=weight.device)
+            self.moment = LossGradient(
+                self.samples,
+                module.network.shape.dim,
+                order=order,
+                dtype=weight.dtype,
+                device=weight.device,
+            )
+        else:
+            name = getattr(module.loss, "name", type(module.loss).__name__)
+            self.absent = (
+                f"the mean of loss={name} over minibatches is no function of the population's C: "
+                "callbacks.ode.follow=batches gives the flow the batches themselves"
+            )
+
+    @property
+    def changes(self) -> bool:
+        return self.follows_batches or self._at is not None
+
+    def of_step(self, module: Recorded) -> Moment | None:
+        """What the step just taken differentiated; None where it is what every step does."""
+        if not self.changes:
+            return None
+        if not isinstance(self.moment, LossGradient):
+            return _batch_moment(module)
+        loss = module.loss if self._at is None else self._at(module.steps_done - 1)
+        if self.follows_batches:
+            place = {"dtype": self.moment.dtype, "device": self.moment.device}
+            parts = [SampleLoss(loss, *batch, **place) for batch in module.batches]  # type: ignore[arg-type]
+        else:
+            assert self.samples is not None
+            parts = [self.samples.of(loss)]
+        self.moment = self.moment.on(parts[0] if len(parts) == 1 else _mean(parts))
+        return self.moment
+
+    def loss(self, m: Tensor) -> Tensor:
+        """L at maps (S, d, z) before the constraint scales it, (S,): of C, or of the last batch."""
+        if isinstance(self.moment, LossGradient):
+            return self.moment.value(m)
+        return (m * (self.moment @ m)).sum((-2, -1))  # Tr(mᵀ C m), Eq. 8
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return self.moment.state_dict() if isinstance(self.moment, LossGradient) else None
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        if state is not None and isinstance(self.moment, LossGradient):
+            self.moment.load_state_dict(state)
+
+
+def _mean(parts: Sequence[Loss]) -> Loss:
+    """The mean of the losses of accumulated batches."""
+    return lambda m: torch.stack([part(m) for part in parts]).mean(0)
+
+
+def _batch_moment(module: Recorded) -> Tensor:
+    """C of one step as its loss was differentiated, (d, d): the mean over the batches that it averaged."""
+    moments = []
+    for batch in module.batches:
+        tensors = [None if t is None else t.double().cpu() for t in batch]
+        moments.append(
+            cross_moment(tensors[0], tensors[1], tensors[2], reduction=module.loss.reduction)  # type: ignore
+        )
+    return moments[0] if len(moments) == 1 else torch.stack(moments).mean(0)

@@ -1,0 +1,118 @@
+"""The exact flow beside training on losses that have no C: first order, batches, resumes, and what it costs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sslmanifold.errors import UserError
+from sslmanifold.runs import Run
+
+BASE = ("data=gaussian", "data.dim=5", "data.n=60", "loss.reduction=mean", "trainer.precision=64-true")
+
+
+def run(train: Callable[..., Run], lr: float, *overrides: str, time: float = 0.4, **options) -> Run:
+    steps = f"trainer.max_steps={round(time / lr)}"
+    return train(*BASE, f"optimizer.lr={lr}", steps, "trainer.log_every_n_steps=1000", *overrides, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (), ("constraint=none",), ("constraint=scaled", "replicas=2"), ("model=deep_linear",),
+        ("constraint=product",), ("data.batch_size=10",), ("data.resample=step",),
+        ("trainer.accumulate_grad_batches=2", "data.batch_size=20"), ("replicas=3", "constraint.metric=canonical"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_deviation_halves(train: Callable[..., Run], options: tuple[str, ...]) -> None:
+    runs = [run(train, lr, "loss=infonce", *options) for lr in (0.02, 0.01)]
+    coarse, fine = (r.summary["ode/deviation_max"] for r in runs)
+    assert runs[0].summary["ode/flow"]
+    noisy = any("batch" in option or "resample" in option for option in options)
+    # with more steps come other batches
+    assert (1.6 if noisy else 1.9) < coarse / fine < (2.5 if noisy else 2.1)
+    assert ("follows the realised batches" in runs[0].summary.get("ode/meaning", "")) == noisy
+
+
+def test_a_wrong_gradient_keeps_its_distance(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sslmanifold.theory import LossGradient
+
+    right = LossGradient.gradient
+    monkeypatch.setattr(LossGradient, "gradient", lambda self, m: 1.1 * right(self, m))
+    coarse, fine = (run(train, lr, "loss=spectral").summary["ode/deviation_max"] for lr in (0.02, 0.01))
+    assert coarse / fine < 1.5
+
+
+def test_the_loss_gap_is_that_of_the_loss(train: Callable[..., Run]) -> None:
+    """(L − L_ode)/|L_ode| with both by the loss itself; under scaled, of the scaled objective."""
+    for constraint in ("orthogonal", "scaled"):
+        done = run(train, 0.01, "loss=spectral", f"constraint={constraint}")
+        ours, flows = done.summary["train/loss"], float(done.trajectory["ode_loss"][-1, 0])
+        assert done.summary["ode/loss_gap"] == pytest.approx((ours - flows) / abs(flows), rel=1e-6)
+        assert abs(done.summary["ode/loss_gap"]) < 0.05
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("data.batch_size=10",), ("constraint=operator_norm",)], ids=" ".join
+)
+def test_resumed_is_straight(train: Callable[..., Run], tmp_path: Path, options: tuple[str, ...]) -> None:
+    """The flow, its clock and what it knows of the curvature go on bit for bit."""
+    line = (*BASE, "loss=infonce", "optimizer.lr=0.01", *options)
+    straight = train(*line, "trainer.max_steps=30").summary
+    train(*line, "trainer.max_steps=17", folder=tmp_path)
+    resumed = train(*line, "trainer.max_steps=30", f"ckpt_path={tmp_path}", folder=tmp_path).summary
+    for key in ("ode/deviation", "ode/deviation_max", "ode/loss_gap", "ode/time", "train/loss"):
+        assert resumed[key] == straight[key]
+
+
+def test_every_tenth_step(train: Callable[..., Run]) -> None:
+    """The flow takes ten steps' time at once, compared where a row is written and at the end too."""
+    line = ("loss=spectral", "trainer.log_every_n_steps=7")
+    each = run(train, 0.01, *line, time=0.33)
+    tenth = run(train, 0.01, *line, "callbacks.ode.every=10", time=0.33)
+    assert tenth.summary["ode/time"] == pytest.approx(0.33)
+    assert tenth.summary["ode/deviation"] == pytest.approx(each.summary["ode/deviation"], rel=0.02)
+    assert 0 < tenth.summary["ode/deviation_max"] <= 1.001 * each.summary["ode/deviation_max"]
+    with pytest.raises(UserError, match="callbacks.ode.every=10"):
+        run(train, 0.01, *line, "callbacks.ode.every=10", "data.batch_size=10")
+
+
+def test_minibatches_have_no_population(train: Callable[..., Run]) -> None:
+    with pytest.raises(UserError, match="no function of the population"):
+        run(train, 0.01, "loss=infonce", "data.batch_size=10", "callbacks.ode.follow=population")
+
+
+def test_wide_data_under_orthogonality(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where C is not formed: the frame is d×z, the flows of the other constraints hold d×d matrices."""
+    from sslmanifold.callbacks import ode
+    from sslmanifold.training import experiment
+
+    for module in (ode, experiment):
+        monkeypatch.setattr(module, "LARGEST_MOMENT", 4)
+    known = run(train, 0.01)
+    assert known.summary["ode/deviation_max"] < 0.05
+    assert "holds matrices" in run(train, 0.01, "constraint=frobenius").summary["ode/meaning"]
+
+
+@pytest.mark.parametrize("model", ["two_layer", "deep_linear"])
+def test_a_linear_network_embeds_by_its_map_where_that_is_cheaper(
+    compose_config: Callable, model: str
+) -> None:
+    from sslmanifold.training.experiment import Experiment
+
+    network = Experiment(
+        compose_config("data=gaussian", "data.dim=5", f"model={model}", "replicas=2")
+    ).module.network
+    network = network.double()
+    weights = [w.detach() for w in network.weights]
+    for n in (1, 500):
+        x = torch.randn(n, 5, dtype=torch.float64)
+        hidden = x
+        for weight in weights[:-1]:
+            hidden = hidden @ weight.mT
+        torch.testing.assert_close(network(x), hidden @ weights[-1], rtol=0, atol=1e-12)
+        assert network._map_first(n) == (n == 500)
