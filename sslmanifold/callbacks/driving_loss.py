@@ -32,6 +32,8 @@ class DrivingLoss:
     """
 
     moment: Moment
+    # ‖u‖ of a sample relative to their median: closer than this to 0, a loss on the unit sphere is singular for a step
+    near_zero = 0.02
 
     def __init__(
         self, module: Recorded, follow: str, batch: Callable[[], TripletBatch], *, order: int = 2
@@ -39,6 +41,10 @@ class DrivingLoss:
         self.follows_batches = follow != "population" and not module.full_batch
         self.absent = ""
         self.samples: SampleLoss | None = None
+        self.smallest, self.crossed = float("inf"), False
+        self._sides: Tensor | None = None
+        self._normalized = bool(getattr(module.loss, "normalize", False))
+        self._hinges: Callable[..., Tensor] | None = getattr(module.loss, "hinges", None)
         self._at: Callable[[int], Callable[..., Tensor]] | None = getattr(module.loss, "at", None)
         if module.moment is not None:
             self.moment = module.moment.double().cpu()
@@ -81,6 +87,32 @@ class DrivingLoss:
         self.moment = self.moment.on(parts[0] if len(parts) == 1 else _mean(parts))
         return self.moment
 
+    @torch.no_grad()
+    def watch(self, m: Tensor) -> None:
+        """Notice where the loss has no derivative on the flow's path: a norm that is nearly 0, a hinge that is met."""
+        if self.samples is None or not (self._normalized or self._hinges):
+            return
+        u, u_pos, u_neg = self.samples.embeddings(m.to(self.samples.rows))
+        if self._normalized:
+            norms = u.norm(dim=-1)  # (S, n)
+            self.smallest = min(self.smallest, float((norms.amin(-1) / norms.median(-1).values).min()))
+        if self._hinges is not None:
+            sides = self._hinges(u, u_pos, u_neg) > 0
+            self.crossed |= self._sides is not None and not torch.equal(sides, self._sides)
+            self._sides = sides
+
+    def rough(self) -> list[str]:
+        """What of the path is not smooth, so that the deviation is not of first order from there on, in words."""
+        found = []
+        if self.smallest < self.near_zero:
+            found.append(
+                f"an embedding came to {self.smallest:.1g} of the median norm, and the loss on the unit sphere is "
+                "singular at 0: the deviation is O(lr) away from there"
+            )
+        if self.crossed:
+            found.append("a hinge of the loss was met: the deviation is O(lr) up to there")
+        return found
+
     def loss(self, m: Tensor) -> Tensor:
         """L at maps (S, d, z) before the constraint scales it, (S,): of C, or of the last batch."""
         if isinstance(self.moment, LossGradient):
@@ -88,11 +120,15 @@ class DrivingLoss:
         return (m * (self.moment @ m)).sum((-2, -1))  # Tr(mᵀ C m), Eq. 8
 
     def state_dict(self) -> dict[str, Any] | None:
-        return self.moment.state_dict() if isinstance(self.moment, LossGradient) else None
+        if not isinstance(self.moment, LossGradient):
+            return None
+        path = {"smallest": self.smallest, "crossed": self.crossed, "sides": self._sides}
+        return {**self.moment.state_dict(), **path}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         if state is not None and isinstance(self.moment, LossGradient):
             self.moment.load_state_dict(state)
+            self.smallest, self.crossed, self._sides = state["smallest"], state["crossed"], state["sides"]
 
 
 def _mean(parts: Sequence[Loss]) -> Loss:

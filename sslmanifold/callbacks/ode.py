@@ -268,6 +268,8 @@ class ODEComparison(Observer):
         else:
             gap = torch.linalg.matrix_norm(module.embedding() - self._points @ m)
         tiny = torch.finfo(torch.float64).tiny
+        if self._driving is not None:
+            self._driving.watch(m)
         self._deviation = gap / self._norm(m).clamp_min(tiny)
         previous = self._deviation if self._deviation_max is None else self._deviation_max
         self._deviation_max = torch.maximum(previous, self._deviation)
@@ -350,6 +352,7 @@ class ODEComparison(Observer):
                 meaning.append("nonlinear network against the linear flow: Conjecture 1")
             if self._driving.follows_batches:
                 meaning.append("the flow follows the realised batches")
+            meaning += self._driving.rough()
             if self._clipped:
                 meaning.append("a clipped step takes the time of its clipped length")
             if self.departures:

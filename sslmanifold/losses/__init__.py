@@ -30,6 +30,8 @@ contrastive     whether it wants x⁻
 quadratic       whether it is Tr(mᵀCm) for a linear map, with the C of ``cross_moment`` and its reduction
 evaluate        ``samples``; of a quadratic loss also ``moment`` and ``auto``
 reduction       ``mean`` where it stays as it is for more anchors alike, ``sum`` where it grows with them
+``hinges``      of a loss with kinks: (u, u⁺, u⁻) → what is 0 at one, for the flow to notice when it is met
+``normalize``   whether embeddings are put on the unit sphere first, which is singular where one of them is 0
 =============== =========================================================================================
 
 A loss of one's own may leave them out: :mod:`sslmanifold.losses.own`.

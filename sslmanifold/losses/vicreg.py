@@ -77,6 +77,10 @@ class VICReg:
         require_number(self.covariance, "loss.covariance", above=0, suggested="1", equal=True)
         require_number(self.eps, "loss.eps", above=0, suggested="0.0001")
 
+    def hinges(self, u: Tensor, u_pos: Tensor, u_neg: Tensor | None = None) -> Tensor:
+        """1 − √(Var u_k + ε) of every view and coordinate, (…, V, z): the loss has a kink where one is 0."""
+        return 1 - (views(u, u_pos).var(dim=-2) + self.eps).sqrt()
+
     def __call__(self, u: Tensor, u_pos: Tensor, u_neg: Tensor | None = None) -> Tensor:
         return vicreg_loss(
             u,

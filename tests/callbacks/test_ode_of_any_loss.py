@@ -116,3 +116,32 @@ def test_a_linear_network_embeds_by_its_map_where_that_is_cheaper(
             hidden = hidden @ weight.mT
         torch.testing.assert_close(network(x), hidden @ weights[-1], rtol=0, atol=1e-12)
         assert network._map_first(n) == (n == 500)
+
+
+def test_first_order_up_to_the_hinge(train: Callable[..., Run]) -> None:
+    """VICReg has kinks at standard deviation 1: 2.00 where none is met, and the summary says where one is."""
+
+    def runs(scale: float, time: float) -> list[Run]:
+        line = (
+            "loss=vicreg", "constraint=none", "data=gaussian", f"data.spectrum=[{scale},{scale / 2},{scale / 4}]",
+            "data.n=60", "trainer.precision=64-true", "trainer.log_every_n_steps=1000",
+        )  # fmt: skip
+        return [
+            train(*line, f"optimizer.lr={time / steps}", f"trainer.max_steps={steps}") for steps in (20, 40)
+        ]
+
+    coarse, fine = (done.summary for done in runs(0.05, 0.002))
+    assert 1.95 < coarse["ode/deviation_max"] / fine["ode/deviation_max"] < 2.05
+    assert "hinge" not in coarse.get("ode/meaning", "")
+    assert "a hinge of the loss was met" in runs(2.0, 0.02)[1].summary["ode/meaning"]
+
+
+def test_an_embedding_near_zero_is_said(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """NT-Xent on the unit sphere is singular at u = 0; on embeddings as they are it is smooth."""
+    from sslmanifold.callbacks.driving_loss import DrivingLoss
+
+    monkeypatch.setattr(DrivingLoss, "near_zero", 0.5)
+    for normalize in ("true", "false"):
+        line = ("loss=ntxent", "data=half_moons", "trainer.max_steps=5", f"loss.normalize={normalize}")
+        summary = train(*line).summary
+        assert ("singular at 0" in summary.get("ode/meaning", "")) == (normalize == "true")
