@@ -1,5 +1,8 @@
 """Each metric over two processes equals the metric over all their samples."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +46,8 @@ def _work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("ranks"))
-    mp.start_processes(_work, (folder,), nprocs=2, start_method="fork")
+    # from a process of its own: a fork of this one, with the threads of the tests before, can hang
+    subprocess.run([sys.executable, __file__, folder], check=True, timeout=120)
     return [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]
 
 
@@ -53,3 +57,7 @@ def test_two_processes_see_all_samples(name, results):
     metric.update(*CASES[name](slice(0, 31)))
     for result in results:
         torch.testing.assert_close(result[name], metric.compute(), rtol=1e-10, atol=1e-10)
+
+
+if __name__ == "__main__":
+    mp.start_processes(_work, (sys.argv[1],), nprocs=2, start_method="fork")
