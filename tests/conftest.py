@@ -3,6 +3,8 @@
 # ruff: noqa: E402 - thread counts are read when torch is imported
 
 import os
+import subprocess
+import sys
 
 # one test process a core: a second thread in each only waits for the other's core. Before anything imports torch.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -15,6 +17,25 @@ from typing import Any
 import pytest
 
 from sslmanifold.runs import Run
+
+_ALONE = "SSLMANIFOLD_TEST_ALONE"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test marked ``forks`` runs in a process of its own, which no test before has given threads."""
+    if pyfuncitem.get_closest_marker("forks") is None or _ALONE in os.environ:
+        return None
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", pyfuncitem.nodeid],
+        cwd=pyfuncitem.config.rootpath,
+        env=os.environ | {_ALONE: "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout
+    return True
 
 
 def composed(*overrides: str, config: str = "train") -> dict[str, Any]:

@@ -236,6 +236,7 @@ class Compared(Listener):
         (self.folder / f"rank{trainer.global_rank}").write_text(f"{len(torch.cat(everybody))} {difference}")
 
 
+@pytest.mark.forks
 def test_ranks_run_over_all_processes(tmp_path):
     trainer = strangers.trainer(
         tmp_path,

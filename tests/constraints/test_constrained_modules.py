@@ -258,6 +258,7 @@ def plain_norm() -> nn.Module:
     return nn.Sequential(*(layer for layer in small() if not isinstance(layer, nn.BatchNorm2d)))
 
 
+@pytest.mark.forks
 def test_two_processes_stay_equal_and_feasible(tmp_path: Path) -> None:
     mp.start_processes(_work, (str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
