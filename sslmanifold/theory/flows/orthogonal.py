@@ -75,10 +75,11 @@ class OrthogonalFlow(Flow[FrameState]):
         return frame_from_weights(w1, w2)
 
     def advance(self, state: FrameState, dt: float, moment: Moment | None = None) -> FrameState:
-        if moment is None and math.isfinite(dt) and self._known_spectrum() is not None:
+        # the spectrum costs more than a step: asked for where the time is long, and not before
+        if moment is None and math.isfinite(dt) and isinstance(self.moment, Tensor):
             if self._norm == 0.0:
                 self._norm = spectral_norm(self.moment)
-            if dt * self._norm * self.rate > _LONG * self.step_limit:
+            if dt * self._norm * self.rate > _LONG * self.step_limit and self._known_spectrum() is not None:
                 at, _ = self.at(state, [dt])
                 return FrameState(at.m[0], at.r[0], state.time + dt)
         return super().advance(state, dt, moment)
