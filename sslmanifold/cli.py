@@ -67,6 +67,7 @@ def leave_current_directory() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script and of ``python -m sslmanifold``."""
+    own_process = arguments is None
     if arguments is None:
         leave_current_directory()
         arguments = sys.argv[1:]
@@ -85,7 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     try:
         rest = import_module("sslmanifold.config.location").at_home(rest)
-        sys.exit(import_module(f"sslmanifold.commands.{command}").main(rest))
+        status = import_module(f"sslmanifold.commands.{command}").main(rest)
+        if own_process and status == 0:
+            import_module("sslmanifold.commands.application").only_note_a_signal()
+        sys.exit(status)
     except KeyboardInterrupt:  # while it was still being imported
         print(f"sslmanifold {command}: interrupted", file=sys.stderr)
         sys.exit(130)

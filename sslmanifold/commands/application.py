@@ -72,11 +72,12 @@ def run_application(
         with _sigterm_interrupts():
             application()
     except (HydraException, OmegaConfBaseException) as error:
+        if _is_of_a_signal(error):
+            return _interrupted(command)
         # a grid is composed as a whole before its first job: a choice that does not exist stops it here
         return complain(command, composition_message(error, command, arguments), EXIT_MISTAKE)
     except KeyboardInterrupt:
-        _end_of_sweep(command)
-        return complain(command, "interrupted", EXIT_INTERRUPTED)
+        return _interrupted(command)
     except UserError as error:
         status = _end_of_sweep(command)
         if status is None:
@@ -84,6 +85,8 @@ def run_application(
         # every job has its result, and yet something is wrong: with optimized_metric, say, or the folder
         return status or complain(command, str(error), EXIT_FAILED)
     except Exception as error:
+        if _is_of_a_signal(error):
+            return _interrupted(command)
         if of_no_choice(error):
             return complain(command, composition_message(error, command, arguments), EXIT_MISTAKE)
         line = _of_the_disk(error)
@@ -94,6 +97,18 @@ def run_application(
             raise
         return complain(command, f"the sweep stopped: {reason(error)}", EXIT_FAILED)
     return _end_of_sweep(command) or 0
+
+
+def _interrupted(command: str) -> int:
+    _end_of_sweep(command)
+    return complain(command, "interrupted", EXIT_INTERRUPTED)
+
+
+def _is_of_a_signal(error: BaseException | None) -> bool:
+    """Whether an error hides a KeyboardInterrupt: what cleans up in OmegaConf after one stumbles over half a node."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _refuse_redirections(overrides: list[str]) -> None:
@@ -157,6 +172,11 @@ def _job(command: str, task: Callable[[DictConfig], Any], config: DictConfig) ->
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         raise SystemExit(complain(command, reason(error), status_of(error))) from error
+    except OSError as error:
+        line = None if HydraConfig.get().mode == RunMode.MULTIRUN else _of_the_disk(error)
+        if line is None:
+            raise
+        raise SystemExit(complain(command, line, EXIT_FAILED)) from error
     finally:
         log.removeHandler(said)
         log.setLevel(level)
@@ -175,7 +195,7 @@ def status_of(error: Exception) -> int:
 
 
 def _of_the_disk(error: Exception) -> str | None:
-    """One line for what Hydra meets when it makes its folder on a full or read-only disk; None for anything else."""
+    """One line for what Hydra or a job meets where it makes a folder on a full or read-only disk; else None."""
     from sslmanifold.runs.writing import cannot_write, is_of_the_disk
 
     if not (isinstance(error, OSError) and is_of_the_disk(error)):
@@ -186,15 +206,27 @@ def _of_the_disk(error: Exception) -> str | None:
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
     """Outside training, which has an answer of its own, SIGTERM ends a command as Ctrl-C does."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if before[signal.SIGTERM] == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items():
+            if handler is not None:  # one that C installed cannot be put back, and was not replaced
+                signal.signal(number, handler)
+
+
+def only_note_a_signal() -> None:
+    """Once a run is written as a whole, a signal changes nothing of it: the first is passed over, the next ends all."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def complain(command: str, message: str, status: int) -> int:

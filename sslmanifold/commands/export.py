@@ -17,12 +17,14 @@ def export_run(config: dict[str, Any]) -> list[Path]:
 
     Raises:
         UserError: for a folder that is no run, one without a checkpoint, or a missing package.
+        OutputError: where the disk is full or can only be read.
     """
     from pydantic import Field
 
     from sslmanifold.config.check import validated
     from sslmanifold.export import write_npz, write_onnx, write_torch
     from sslmanifold.runs import load_run
+    from sslmanifold.runs.writing import writing
 
     def schema(
         run: str,
@@ -46,7 +48,8 @@ def export_run(config: dict[str, Any]) -> list[Path]:
     )
     run.folder.refuse_redirections()
     network, folder = run.model, run.folder.export
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name in dict.fromkeys(options["formats"]):
         if name == "torch":

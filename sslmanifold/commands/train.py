@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sslmanifold.commands.application import EXIT_MISTAKE, complain, run_application
+from sslmanifold.commands.application import EXIT_MISTAKE, complain, only_note_a_signal, run_application
 from sslmanifold.config.compose import plain
 from sslmanifold.config.targets import trusted_packages
 from sslmanifold.errors import UserError, printable
@@ -42,10 +42,13 @@ def task(config: DictConfig, resumed: dict[str, Any] | None = None) -> Any:
         trust = trusted_packages(options["trust"])
         if resumed is not None:
             options = resumed | {"ckpt_path": options["ckpt_path"]}
-        if options.get("ckpt_path") and finished(options, RunFolder(folder)):
+        nothing_left = options.get("ckpt_path") and finished(options, RunFolder(folder))
+        run = _train(options, folder, trust=trust)
+        if run.summary["status"] != "interrupted":
+            only_note_a_signal()
+        if nothing_left:
             steps = options["trainer"]["max_steps"]
             print(f"{folder} has done its {steps} steps: trainer.max_steps=N adds more", file=sys.stderr)
-        run = _train(options, folder, trust=trust)
         print_run(run)
     if run.summary["status"] == "interrupted" or (run.signals and hydra.mode == RunMode.MULTIRUN):
         raise KeyboardInterrupt  # a sweep ends with a job that a signal came too late for

@@ -1,5 +1,6 @@
 """A checkpoint read back only as it was written: every byte against the checksums that torch keeps in the file."""
 
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def load_file(path: Path) -> Any:
     except zipfile.BadZipFile:
         size = path.stat().st_size
         fault = f"its {size} bytes are cut short, or are no checkpoint" if size else "it is empty"
+    except pickle.UnpicklingError:  # whose own words advise to load it unsafely
+        fault = "it holds Python objects, and reading those may run code; what a run writes holds none"
     except Exception as error:  # a damaged header or pickle raises anything
         fault = next(iter(str(error).splitlines()), repr(error))
     raise UserError(f"{path} cannot be read as a checkpoint: {fault}")

@@ -239,3 +239,15 @@ def test_a_run_is_not_taken_back(sweep: Path, compose_config: Callable[..., dict
     with pytest.raises(UserError, match=r"trainer\.max_steps=5 is less than the 12 steps .* has done"):
         run_training(config, sweep / "0")
     assert (sweep / "0" / "summary.json").read_bytes() == before
+
+
+def test_what_is_said_of_a_run_with_nothing_left_to_do_is_true(forge: Any, tmp_path: Path) -> None:
+    line = ("train", "data=half_moons", *SMALL, "hydra.run.dir=run")
+    assert forge.run(*line, cwd=tmp_path)[0] == 0
+    status, said = forge.run("train", "ckpt_path=run", cwd=tmp_path)
+    assert status == 0, said
+    assert "has done its 12 steps: trainer.max_steps=N adds more" in said
+    status, said = forge.run("train", "ckpt_path=run", "trainer.max_steps=5", cwd=tmp_path)
+    assert status == 2, said
+    assert "is less than the 12 steps" in said
+    assert "has done its" not in said

@@ -21,6 +21,7 @@ LINE = ("train", "data=half_moons", "data.n=40", "trainer.max_steps=60", "checkp
 def one_line(said: str) -> str:
     """What was said, which is no traceback and names the trouble once."""
     assert "Traceback" not in said, said
+    assert "Error executing job" not in said, said  # Hydra's, of an error that leaves a job
     lines = [line for line in said.splitlines() if line.startswith("sslmanifold ")]
     assert len(lines) == 1, said
     return lines[0]

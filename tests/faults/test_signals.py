@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf.basecontainer import BaseContainer
 
+from sslmanifold.cli import main
+from sslmanifold.report import terminal
 from sslmanifold.runs import Run
 from sslmanifold.training import fit
 from sslmanifold.training.checkpointing import Checkpointing
@@ -135,3 +138,43 @@ def test_figures_that_are_missing_are_drawn_by_the_resume_of_a_complete_run(
     (run.folder.figures / "embedding.png").unlink()
     assert complete(run_training(config | {"ckpt_path": str(tmp_path)}, tmp_path))
     assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_table_is_printed_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    signalled(monkeypatch, terminal, "print_run", number)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *LINE, f"hydra.run.dir={tmp_path / 'run'}"])
+        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not ended.value.code
+    assert "run folder" in capsys.readouterr().out
+    assert complete(Run(tmp_path / "run"))
+
+
+def test_a_signal_while_hydra_composes_is_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OmegaConf cleans up after it with an error of its own, which Hydra takes for a configuration at fault."""
+    wrap = BaseContainer._wrap_value_and_set
+
+    def interrupted(self: Any, key: Any, value: Any, type_hint: Any) -> None:
+        if key == "callbacks":
+            try:
+                raise KeyboardInterrupt
+            finally:
+                None._invalidate_flags_cache()  # type: ignore[attr-defined]
+        wrap(self, key, value, type_hint)
+
+    monkeypatch.setattr(BaseContainer, "_wrap_value_and_set", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *LINE, f"hydra.run.dir={tmp_path / 'run'}"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "sslmanifold train: interrupted\n"
+    assert not (tmp_path / "run").exists()
