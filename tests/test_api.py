@@ -64,6 +64,16 @@ def test_mistakes_are_messages(result: TrainingResult, tmp_path: Path) -> None:
         sslmanifold.train(data="half_moons", run_dir=result.path)
 
 
+def test_a_corrected_line_runs_in_the_same_folder(tmp_path: Path) -> None:
+    """A folder that holds only the reason why nothing began is no run to protect; one with results is."""
+    line = {"data": "half_moons", "trainer": {"max_steps": 3}, "run_dir": tmp_path / "a"}
+    with pytest.raises(UserError, match="lr=-1"):
+        sslmanifold.train(**line, optimizer={"lr": -1})
+    assert sslmanifold.train(**line).summary["status"] == "completed"
+    with pytest.raises(UserError, match="already holds a run"):
+        sslmanifold.train(**line)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "lines"),
     [

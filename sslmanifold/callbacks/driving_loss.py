@@ -46,6 +46,8 @@ class DrivingLoss:
         self._normalized = bool(getattr(module.loss, "normalize", False))
         self._hinges: Callable[..., Tensor] | None = getattr(module.loss, "hinges", None)
         self._at: Callable[[int], Callable[..., Tensor]] | None = getattr(module.loss, "at", None)
+        if getattr(module.loss, "draw", "step") == "fixed":  # as it is called: the same at every step
+            self._at = None
         if module.moment is not None:
             self.moment = module.moment.double().cpu()
             self._at = None
@@ -68,8 +70,13 @@ class DrivingLoss:
             )
 
     @property
+    def follows_draws(self) -> bool:
+        """Whether the loss itself differs from step to step, and the flow is given that of each."""
+        return self._at is not None
+
+    @property
     def changes(self) -> bool:
-        return self.follows_batches or self._at is not None
+        return self.follows_batches or self.follows_draws
 
     def of_step(self, module: Recorded) -> Moment | None:
         """What the step just taken differentiated; None where it is what every step does."""
@@ -89,7 +96,10 @@ class DrivingLoss:
 
     @torch.no_grad()
     def watch(self, m: Tensor) -> None:
-        """Notice where the loss has no derivative on the flow's path: a norm that is nearly 0, a hinge that is met."""
+        """Notice where the loss has no derivative on the flow's path: a norm that is nearly 0, a hinge that is met.
+
+        On the samples of the first batch where there are minibatches: those of later ones are not at hand.
+        """
         if self.samples is None or not (self._normalized or self._hinges):
             return
         u, u_pos, u_neg = self.samples.embeddings(m.to(self.samples.rows))

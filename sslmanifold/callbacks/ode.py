@@ -82,6 +82,10 @@ class ODEComparison(Observer):
     def __post_init__(self) -> None:
         if self.every < 1:
             raise UserError(f"callbacks.ode.every={self.every} must be at least 1: set callbacks.ode.every=1")
+        if self.head is not None and self.every > 1:
+            raise UserError(
+                f"every={self.every}: a head is compared at every step: leave it out beside head="
+            )
         self._head = None if self.head is None else HeadComparison(self.head, self.features, self.loss)
         self.absent = ""  # why there is no flow to compare with
         self.departures: list[str] = []  # what is in the training and not in the flow
@@ -352,6 +356,8 @@ class ODEComparison(Observer):
                 meaning.append("nonlinear network against the linear flow: Conjecture 1")
             if self._driving.follows_batches:
                 meaning.append("the flow follows the realised batches")
+            if self._driving.follows_draws:
+                meaning.append("the flow is given the loss that was drawn for each step")
             meaning += self._driving.rough()
             if self._clipped:
                 meaning.append("a clipped step takes the time of its clipped length")

@@ -105,7 +105,7 @@ def _no_choice(command: str, arguments: list[str]) -> str:
             none = {"callbacks": "callbacks=[]", "checkpoint": "~checkpoint", "scheduler": "scheduler=none"}
             without = f", or {none[group]} for none" if group in none else ""
             return f"{argument}: {group} is chosen by name, {' | '.join(names)}{without}"
-    return "a group is chosen by name, and null is none"
+    return f"a group is chosen by name, and null is none: sslmanifold {command} --help lists the names"
 
 
 def _unknown_key(key: str, command: str, arguments: list[str]) -> str:

@@ -79,7 +79,8 @@ class LeJEPA:
     Args:
         weight: λ.
         slices: directions of one step; the authors take 1,024 for embeddings of hundreds of dimensions.
-        draw: ``step`` for new directions each step, ``fixed`` for those of step 0 always, which has a flow.
+        draw: ``step`` for new directions each step, ``fixed`` for those of step 0 always: one loss
+            for all steps.
         seed: of the directions; replicas share them.
     """
 

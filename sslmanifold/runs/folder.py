@@ -161,6 +161,19 @@ class RunFolder:
         """Whether a run has already written here."""
         return self.config.exists() or self.summary.exists()
 
+    def holds_results(self) -> bool:
+        """Whether what a run has written here is more than the reason why it could not begin."""
+        if not self.holds_run():
+            return False
+        made = (self.metrics, self.trajectory, self.path / "checkpoints", self.probes, self.export)
+        if any(path.exists() for path in made):
+            return True
+        try:
+            told = read_json(self.summary)
+        except (OSError, ValueError):
+            return True  # of a run at work, or of none of ours
+        return not isinstance(told, dict) or told.get("status") not in ("failed", "interrupted")
+
     def write_config(self, config: Mapping[str, Any]) -> None:
         with atomic(self.config) as temporary:
             temporary.write_text(yaml_text(config), encoding="utf-8")

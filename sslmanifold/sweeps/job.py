@@ -66,7 +66,7 @@ def run_job(
                     except UserError:
                         pass  # a checkpoint that cannot be gone on from: start again
                 RunFolder(folder).clear()
-            elif RunFolder(folder).holds_run() and not options.get("overwrite"):
+            elif RunFolder(folder).holds_results() and not options.get("overwrite"):
                 raise UserError(
                     f"{folder} already holds a run: set resume=true to do what is missing or failed, overwrite=true "
                     "to do everything again, or another hydra.sweep.dir"

@@ -83,6 +83,7 @@ def frame_step(state: FrameState, dt: float, moment: Moment, kappa: float, depth
         return runge_kutta(
             lambda m, r: loss_frame_flow(m, r, 2 * (moment @ m), kappa, depth), state, dt, moment.tableau
         )
+    # Written out, not `runge_kutta`: its sums round otherwise, and the rows of runs stay what they were bit for bit.
     m, r = state.m, state.r
 
     def velocity(m: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,8 @@ class LossGradient:
         dtype, device: in and on which the loss is evaluated; states stay float64 where they are.
 
     Raises:
-        UserError: from a product, for a loss that does not give (…,), does not depend on m, or has no finite gradient.
+        UserError: for another order, or a dtype other than float32 and float64; from a product, for a loss that does
+            not give (…,), does not depend on m, or has no finite gradient.
     """
 
     def __init__(
@@ -61,11 +62,15 @@ class LossGradient:
     ) -> None:
         if order not in (2, 4):
             raise UserError(f"order={order} is not one of 2 and 4: set order=4")
+        if dtype not in _DIFFERENCE:
+            kind = str(dtype).removeprefix("torch.")
+            raise UserError(
+                f"dtype={kind}: a gradient of that precision steers no flow: set dtype=torch.float32"
+            )
         self.loss = loss
         self.features = features
         self.dtype, self.device = dtype, device
         self.tableau = RK4 if order == 4 else MIDPOINT
-        self.evaluations = 0
         self._curvature: float | None = None
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -73,7 +78,7 @@ class LossGradient:
         """The same for the loss of another batch, which goes on with what is known of the curvature."""
         order = 4 if self.tableau is RK4 else 2
         other = LossGradient(loss, self.features, order=order, dtype=self.dtype, device=self.device)
-        other._curvature, other.evaluations = self._curvature, self.evaluations
+        other._curvature = self._curvature
         return other
 
     def state_dict(self) -> dict[str, object]:
@@ -107,7 +112,6 @@ class LossGradient:
 
     def gradient(self, m: Tensor) -> Tensor:
         """∂L/∂m (…, d, z), float64."""
-        self.evaluations += 1
         with torch.enable_grad():
             point = m.detach().to(self.device, self.dtype).requires_grad_()
             value = self._checked(point)

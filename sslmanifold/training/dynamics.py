@@ -45,7 +45,7 @@ def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:
     with claimed(folder.path):
         folder.remove_partial_files()
         if folder.holds_run():
-            if not config.get("overwrite"):
+            if folder.holds_results() and not config.get("overwrite"):
                 raise UserError(
                     f"{folder.path} already holds a run: choose another hydra.run.dir, or set overwrite=true"
                 )

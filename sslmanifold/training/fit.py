@@ -43,7 +43,7 @@ def run_training(
 
     Args:
         config: the resolved configuration as plain containers.
-        run_dir: the run folder; must not hold a run unless ``overwrite`` is true, or ``ckpt_path`` names that
+        run_dir: the run folder; must not hold the results of a run unless ``overwrite`` is true, or ``ckpt_path`` names that
             run: it then goes on from its checkpoint, with the same results as if it had never stopped.
         trust: packages whose classes the run that ``ckpt_path`` names may use besides this package's own.
         typed: whether a configuration with a ``ckpt_path`` is the user's own all the same, not the folder's, so that
@@ -66,7 +66,7 @@ def run_training(
     with claimed(folder.path):
         folder.remove_partial_files()
         if not config.get("ckpt_path") and folder.holds_run():
-            if not config.get("overwrite"):
+            if folder.holds_results() and not config.get("overwrite"):
                 raise UserError(
                     f"{folder.path} already holds a run: choose another hydra.run.dir, set overwrite=true, or go on "
                     f"with it: ckpt_path={folder.path}"

@@ -132,6 +132,11 @@ def test_what_needs_our_module_says_so(callback: type, tmp_path: Path) -> None:
         strangers.trainer(tmp_path, ODEComparison()).fit(strangers.SimCLR(), strangers.loader())
 
 
+def test_a_head_is_compared_at_every_step() -> None:
+    with pytest.raises(UserError, match=r"every=5.*leave it out beside head="):
+        ODEComparison(head="projector", loss=NonContrastive(reduction="mean"), every=5)
+
+
 def test_no_public_callback_is_left_out() -> None:
     public = [getattr(callbacks, name) for name in callbacks.__all__]
     concrete = {

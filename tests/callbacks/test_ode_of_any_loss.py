@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from sslmanifold.errors import UserError
 from sslmanifold.runs import Run
@@ -98,26 +97,6 @@ def test_wide_data_under_orthogonality(train: Callable[..., Run], monkeypatch: p
     assert "holds matrices" in run(train, 0.01, "constraint=frobenius").summary["ode/meaning"]
 
 
-@pytest.mark.parametrize("model", ["two_layer", "deep_linear"])
-def test_a_linear_network_embeds_by_its_map_where_that_is_cheaper(
-    compose_config: Callable, model: str
-) -> None:
-    from sslmanifold.training.experiment import Experiment
-
-    network = Experiment(
-        compose_config("data=gaussian", "data.dim=5", f"model={model}", "replicas=2")
-    ).module.network
-    network = network.double()
-    weights = [w.detach() for w in network.weights]
-    for n in (1, 500):
-        x = torch.randn(n, 5, dtype=torch.float64)
-        hidden = x
-        for weight in weights[:-1]:
-            hidden = hidden @ weight.mT
-        torch.testing.assert_close(network(x), hidden @ weights[-1], rtol=0, atol=1e-12)
-        assert network._map_first(n) == (n == 500)
-
-
 def test_first_order_up_to_the_hinge(train: Callable[..., Run]) -> None:
     """VICReg has kinks at standard deviation 1: 2.00 where none is met, and the summary says where one is."""
 
@@ -145,3 +124,16 @@ def test_an_embedding_near_zero_is_said(train: Callable[..., Run], monkeypatch: 
         line = ("loss=ntxent", "data=half_moons", "trainer.max_steps=5", f"loss.normalize={normalize}")
         summary = train(*line).summary
         assert ("singular at 0" in summary.get("ode/meaning", "")) == (normalize == "true")
+
+
+def test_what_is_drawn_anew_is_said(train: Callable[..., Run]) -> None:
+    """LeJEPA's slices: the flow has those of each step, and with fixed ones there is one loss for all steps."""
+    line = ("loss=lejepa", "loss.slices=8")
+    drawn = run(train, 0.01, *line, "loss.draw=step", time=0.1).summary
+    assert "the loss that was drawn for each step" in drawn["ode/meaning"]
+    with pytest.raises(UserError, match="callbacks.ode.every=10"):
+        run(train, 0.01, *line, "loss.draw=step", "callbacks.ode.every=10", time=0.1)
+    fixed = run(train, 0.01, *line, "loss.draw=fixed", "callbacks.ode.every=10", time=0.1).summary
+    assert "drawn" not in fixed.get("ode/meaning", "")
+    for summary in (drawn, fixed):
+        assert summary["ode/deviation_max"] < 0.05

@@ -50,6 +50,20 @@ def test_a_deep_linear_network_is_its_map(layers: int) -> None:
     np.testing.assert_allclose(network(x)[0].detach(), expected @ last, atol=1e-13)
 
 
+@pytest.mark.parametrize("layers", [2, 4])
+def test_it_embeds_by_its_map_where_that_is_cheaper(layers: int) -> None:
+    network = DeepLinear(hidden=8, embedding=2, layers=layers).build(
+        5, make_constraint("orthogonal"), generators(2), torch.float64
+    )
+    for n in (1, 500):
+        x = torch.randn(n, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+        hidden = x
+        for weight in network.weights[:-1]:
+            hidden = hidden @ weight.detach().mT
+        torch.testing.assert_close(network(x), hidden @ network.weights[-1].detach(), rtol=0, atol=1e-12)
+        assert network._map_first(n) == (n == 500)
+
+
 def test_auto_width() -> None:
     assert TwoLayer().shape(64).hidden == 128
     assert TwoLayer(embedding=5).shape(784).hidden == 789

@@ -34,7 +34,7 @@ class OrthogonalHeadFlow(OrthogonalFlow):
 
     def start(self, *weights: Tensor) -> FrameState:
         """State of the one m (…, d, z) with mᵀm = I; UserError where it is not."""
-        m = only(weights)
+        m = _only(weights)
         check_orthonormal(m, "W", f"orthogonal W (d×z) needs d ≥ z, got d={m.shape[-2]}, z={m.shape[-1]}")
         return frame_state(m, rows=0)
 
@@ -63,7 +63,7 @@ class FreeHeadFlow(Flow[MapState]):
 
     def start(self, *weights: Tensor) -> MapState:
         """State of the one m (…, d, z)."""
-        return MapState(only(weights))
+        return MapState(_only(weights))
 
     def _step(self, state: MapState, dt: float, moment: Moment) -> MapState:
         method = tableau(moment)
@@ -77,7 +77,7 @@ class FreeHeadFlow(Flow[MapState]):
         return MapState(m, state.time + dt)
 
 
-def only(weights: tuple[Tensor, ...]) -> Tensor:
+def _only(weights: tuple[Tensor, ...]) -> Tensor:
     """The one weight of a head, float64; UserError for more."""
     if len(weights) != 1:
         raise UserError(f"a head has one weight (…, d, z), got {len(weights)}: give m alone")

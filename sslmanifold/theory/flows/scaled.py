@@ -43,9 +43,8 @@ class ScaledFlow(CappedFlow):
         s1, s2 = self._tops(run)
         budget = 2 * dt * loss / (s1 * s2)
         grown = 4 * dt * (loss - pull) / (s1 * s2)
-        return Shrunk(budget / s1, _longer(run.h1.trace(), grown)), Shrunk(
-            budget / s2, _longer(run.h2.trace(), grown)
-        )
+        first = Shrunk(budget / s1, _longer(run.h1.trace(), grown))
+        return first, Shrunk(budget / s2, _longer(run.h2.trace(), grown))
 
     def _stiffness(self, state: ExtrapolatedState[Runs]) -> float:
         return max(2 * float(1 / s1 + 1 / s2) for s1, s2 in map(self._tops, state.fine.runs))
