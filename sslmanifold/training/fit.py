@@ -43,8 +43,8 @@ def run_training(
 
     Args:
         config: the resolved configuration as plain containers.
-        run_dir: the run folder; must not hold the results of a run unless ``overwrite`` is true, or ``ckpt_path`` names that
-            run: it then goes on from its checkpoint, with the same results as if it had never stopped.
+        run_dir: the run folder; must not hold the results of a run unless ``overwrite`` is true, or ``ckpt_path``
+            names that run: it then goes on from its checkpoint, with the same results as if it had never stopped.
         trust: packages whose classes the run that ``ckpt_path`` names may use besides this package's own.
         typed: whether a configuration with a ``ckpt_path`` is the user's own all the same, not the folder's, so that
             any class in it is their choice.
