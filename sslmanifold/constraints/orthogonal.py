@@ -5,14 +5,20 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import geoopt
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import Stiefel
-from sslmanifold.theory import largest_stable_step, limit_rank, limit_subspace, optimum
+from sslmanifold.theory import (
+    eigenbasis,
+    eigenvalues,
+    largest_stable_step,
+    limit_rank,
+    limit_subspace,
+    optimum,
+)
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
@@ -123,7 +129,7 @@ class Orthogonal(Constraint):
 
     def limit_subspace(self, moment: Tensor, shape: NetworkShape) -> Tensor | None:
         """Eigenvectors of the max(min(z, m), d + z − h) smallest eigenvalues (Conjecture 2, corrected), (d, r)."""
-        eigvals, eigvecs = torch.linalg.eigh(moment)
+        eigvals, eigvecs = eigenbasis(moment)
         if self.w1 == "rows":
             return eigvecs[:, : shape.embedding]
         return limit_subspace(eigvals, shape.embedding, shape.hidden, eigvecs)
@@ -132,7 +138,7 @@ class Orthogonal(Constraint):
         """Rank of the limit and the largest stable step (Conjecture 2; Euler's limit at the optimum)."""
         if shape.layers > 2 or self.w1 == "rows":
             return {}
-        eigvals = torch.linalg.eigvalsh(moment)
+        eigvals = eigenvalues(moment)
         return {
             "predicted/limit_rank": limit_rank(eigvals, shape.embedding, shape.hidden),
             "predicted/largest_stable_step": largest_stable_step(eigvals, self.flow_kappa),

@@ -24,7 +24,8 @@ from sslmanifold.theory.limits import (
     rates,
 )
 from sslmanifold.theory.linearity import linearity_gap, linearity_scan
-from sslmanifold.theory.moments import MomentAccumulator, cross_moment, eigenbasis
+from sslmanifold.theory.moment_spectrum import eigenbasis, eigenvalues
+from sslmanifold.theory.moments import MomentAccumulator, cross_moment
 from sslmanifold.theory.operator import MomentOperator
 from sslmanifold.theory.solve import solve
 from sslmanifold.theory.state import GramState, State, gram_state
@@ -55,6 +56,7 @@ __all__ = [
     "cross_moment",
     "default_step",
     "eigenbasis",
+    "eigenvalues",
     "empirical_ntk",
     "frobenius_optimum",
     "gram_state",

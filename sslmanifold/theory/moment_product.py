@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
+from sslmanifold.theory.moment_spectrum import eigenvalues
 
 
 @runtime_checkable
@@ -40,7 +41,8 @@ def as_moment(moment: Moment) -> Moment:
         )
     if not torch.isfinite(moment).all():
         raise UserError("the moment C holds NaN or infinite entries: check the data for missing values")
-    return moment.detach().to(torch.float64)
+    # itself wherever it can be: its spectrum is found once
+    return (moment.detach() if moment.requires_grad else moment).to(torch.float64)
 
 
 def moment_product(moment: Moment, q: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ def spectral_norm(moment: Moment) -> float:
         return float(moment.abs().max())
     if moment.shape[-1] > _DENSE:
         return estimate_norm(moment, iterations=30)
-    return float(torch.linalg.eigvalsh(moment).abs().max())
+    return float(eigenvalues(moment).abs().max())
 
 
 def estimate_norm(moment: Moment, iterations: int = 6) -> float:

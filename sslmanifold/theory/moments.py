@@ -102,12 +102,6 @@ class MomentAccumulator:
         return _finish(self.total, self.count, self.reduction)
 
 
-def eigenbasis(moment: Tensor) -> tuple[Tensor, Tensor]:
-    """C = V Λ Vᵀ: (…, d, d) symmetric -> eigenvalues (…, d) ascending and V (…, d, d), both float64."""
-    eigvals, eigvecs = torch.linalg.eigh(moment.to(torch.float64))
-    return eigvals, eigvecs
-
-
 def pair_contrast(x: Tensor, positives: Tensor, negatives: Tensor | None, *, pair_mean: bool) -> Tensor:
     """D_i = α Σ_j x⁻_ij − β Σ_j x⁺_ij, so that C̃ = XᵀD: (…, n, d) float64 (α = 1/q, β = 1/p if pair_mean)."""
 

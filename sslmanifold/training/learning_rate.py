@@ -24,7 +24,7 @@ from torch import Tensor
 from sslmanifold.constraints import Constraint
 from sslmanifold.data import PairDataModule, TripletBatch
 from sslmanifold.errors import UserError
-from sslmanifold.theory import default_step
+from sslmanifold.theory import default_step, eigenvalues
 from sslmanifold.training.module import SSLModule
 
 _SAFETY = 5.0
@@ -48,7 +48,7 @@ def moment_rate(moment: Tensor, constraint: Constraint) -> AutomaticRate:
     Raises:
         UserError: for C = 0.
     """
-    eigvals = torch.linalg.eigvalsh(moment)
+    eigvals = eigenvalues(moment)
     if float(eigvals.abs().max()) == 0:
         raise UserError("C is zero: the data carry no signal for this loss, so there is nothing to train")
     value = float(default_step(eigvals)) / constraint.step_scale

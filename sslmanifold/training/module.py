@@ -20,6 +20,7 @@ from sslmanifold.loggers.metrics import MetricsLogger
 from sslmanifold.models import ConstrainedNetwork
 from sslmanifold.models.restore import require_feasible
 from sslmanifold.runs.keys import GAP, LOSS
+from sslmanifold.theory import eigenvalues
 from sslmanifold.training.clipping import before_clipped_step
 from sslmanifold.training.interruption import stop
 from sslmanifold.training.recorder import Recorder
@@ -87,7 +88,7 @@ class SSLModule(Recorded):
             moment.to(dtype) if through_moment and moment is not None else None,
             persistent=False,
         )
-        self.eigvals = None if moment is None else torch.linalg.eigvalsh(moment.double())
+        self.eigvals = None if moment is None else eigenvalues(moment)
         self.hyperparameters = hyperparameters or {}
         self.recorder = Recorder()
         self.project_on_load = False

@@ -19,6 +19,7 @@ from sslmanifold.theory.moment_product import (
     moment_features,
     spectral_norm,
 )
+from sslmanifold.theory.moment_spectrum import eigenvalues
 from sslmanifold.theory.state import State
 from sslmanifold.theory.trajectory import Trajectory
 
@@ -177,7 +178,7 @@ class Flow(ABC, Generic[S]):
             return moment.eigenpairs(count)[0]
         if moment.ndim == 1:
             return moment.sort().values[:count]
-        return torch.linalg.eigvalsh(moment)[..., :count]
+        return eigenvalues(moment)[..., :count]
 
 
 def as_times(times: Tensor | Iterable[float]) -> Tensor:

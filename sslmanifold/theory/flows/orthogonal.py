@@ -22,7 +22,7 @@ from sslmanifold.theory.frame import (
 from sslmanifold.theory.gradient import tableau
 from sslmanifold.theory.limits import optimum
 from sslmanifold.theory.moment_product import Moment, spectral_norm
-from sslmanifold.theory.moments import eigenbasis
+from sslmanifold.theory.moment_spectrum import eigenbasis
 from sslmanifold.theory.solve import oja, solve_frame
 from sslmanifold.theory.state import as_weights
 from sslmanifold.theory.velocities import kappa_of, row_flow
