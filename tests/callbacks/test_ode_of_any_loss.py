@@ -13,11 +13,8 @@ BASE = ("data=gaussian", "data.dim=5", "data.n=60", "loss.reduction=mean", "trai
 
 def run(train: Callable[..., Run], lr: float, *overrides: str, time: float = 0.4, **options) -> Run:
     steps = f"trainer.max_steps={round(time / lr)}"
-    base = (
-        BASE
-        if not any(o == "loss=lejepa" for o in overrides)
-        else tuple(o for o in BASE if "reduction" not in o)
-    )
+    # LeJEPA has no reduction to choose
+    base = [o for o in BASE if "loss=lejepa" not in overrides or "reduction" not in o]
     return train(*base, f"optimizer.lr={lr}", steps, "trainer.log_every_n_steps=1000", *overrides, **options)
 
 
