@@ -27,8 +27,16 @@ from sslmanifold.theory.linearity import linearity_gap, linearity_scan
 from sslmanifold.theory.moment_spectrum import eigenbasis, eigenvalues
 from sslmanifold.theory.moments import MomentAccumulator, cross_moment
 from sslmanifold.theory.operator import MomentOperator
+from sslmanifold.theory.siamese import SiameseTrajectory, solve_siamese, view_moments
+from sslmanifold.theory.siamese_modes import SiameseModes, direct_predictor, solve_siamese_modes
 from sslmanifold.theory.solve import solve
 from sslmanifold.theory.state import GramState, State, gram_state
+from sslmanifold.theory.stepwise import (
+    StepwiseTrajectory,
+    kernel_correlation,
+    pair_correlation,
+    solve_stepwise,
+)
 from sslmanifold.theory.trajectory import Solution, Trajectory
 from sslmanifold.theory.velocities import loss_velocity, orthogonal_flow
 
@@ -49,17 +57,22 @@ __all__ = [
     "ProductFlow",
     "SampleLoss",
     "ScaledFlow",
+    "SiameseModes",
+    "SiameseTrajectory",
     "Solution",
     "State",
+    "StepwiseTrajectory",
     "Trajectory",
     "blow_up_time",
     "cross_moment",
     "default_step",
+    "direct_predictor",
     "eigenbasis",
     "eigenvalues",
     "empirical_ntk",
     "frobenius_optimum",
     "gram_state",
+    "kernel_correlation",
     "kernel_dynamics",
     "largest_stable_step",
     "limit_rank",
@@ -71,10 +84,15 @@ __all__ = [
     "operator_norm_optimum",
     "optimum",
     "orthogonal_flow",
+    "pair_correlation",
     "project_product",
     "rates",
     "solve",
     "solve_loss",
+    "solve_siamese",
+    "solve_siamese_modes",
+    "solve_stepwise",
     "steps_to_tolerance",
     "time_to_tolerance",
+    "view_moments",
 ]
