@@ -217,6 +217,7 @@ class Saving(lightning.Callback):
         torch.save([p.detach() for p in chain(pl_module)], self.folder / f"{trainer.global_rank}.pt")
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("name", ["product", "scaled"])
 def test_two_processes_step_as_one(name: str, tmp_path: Path) -> None:
     for processes in (2, 1):
