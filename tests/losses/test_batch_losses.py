@@ -21,6 +21,7 @@ from sslmanifold.losses import (
     NTXent,
     VICReg,
     align_uniform_loss,
+    barlow_linear_loss,
     barlow_loss,
     crowd,
     lejepa_loss,
@@ -29,6 +30,8 @@ from sslmanifold.losses import (
     vicreg_loss,
 )
 from sslmanifold.losses.lejepa import slices
+from sslmanifold.theory import pair_correlation
+from sslmanifold.theory.stepwise import stepwise_loss
 
 LOSSES = [NTXent(), NTXent(normalize=False), VICReg(), BarlowTwins(), AlignUniform(), LeJEPA(slices=5)]
 LOSSES += [AlignUniform(alpha=3.0, t=1.0, weight=0.5, normalize=False)]
@@ -116,6 +119,24 @@ def test_many_views_are_the_mean_over_pairs_of_views(kind: Callable[..., Tensor]
     each = torch.from_numpy(stacked(u, v))
     pairs = [kind(each[i], each[j]) for i, j in itertools.combinations(range(3), 2)]
     torch.testing.assert_close(kind(u, v), torch.stack(pairs).mean(), rtol=1e-12, atol=0)
+
+
+def test_linear_barlow_is_the_loss_of_stepwise_learning() -> None:
+    """Of a linear map ‖mᵀΓm − I‖², Γ by NumPy; of many views with the mean of their Γ; with replicas."""
+    x, x_pos = views_of(9, n=7, p=2)
+    each = stacked(x, x_pos)
+    gammas = [
+        (each[i].T @ each[j] + each[j].T @ each[i]) / 14 for i, j in itertools.combinations(range(3), 2)
+    ]
+    m = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 2)))
+    for chosen, positives in ((gammas[:1], x_pos[:, 0]), (gammas, x_pos)):
+        gamma = np.mean(chosen, axis=0)
+        expected = [np.square(one.T @ gamma @ one - np.eye(2)).sum() for one in m.numpy()]
+        v = (positives.flatten(0, -2) @ m).unflatten(-2, positives.shape[:-1])
+        np.testing.assert_allclose(barlow_linear_loss(x @ m, v), expected, rtol=1e-12)
+    torch.testing.assert_close(
+        stepwise_loss(pair_correlation(x, x_pos[:, 0]), m), barlow_linear_loss(x @ m, x_pos[:, 0] @ m)
+    )
 
 
 @pytest.mark.parametrize(("alpha", "t", "weight", "normalize"), [(2, 2, 1, True), (1.5, 0.7, 0.3, False)])
