@@ -4,8 +4,8 @@ Shapes, for all of them: anchors ``u`` (…, n, z); positives ``u_pos`` (…, n,
 ``u_neg`` (…, n, z) or (…, n, q, z). Leading dimensions are replicas and stay: the result is (…,).
 
 Two kinds. Of pairs: contrastive, noncontrastive, infonce, spectral, a sum over anchors of what their own x⁺ and x⁻ say.
-Of a batch: ntxent, vicreg, barlow, barlow_linear, align_uniform, lejepa compare its anchors with each other, take x and
-its x⁺ as V = p + 1 views, and draw no x⁻.
+Of a batch: ntxent, infonce_distance, vicreg, barlow, barlow_linear, align_uniform, lejepa compare its anchors with each
+other, take x and its x⁺ as V = p + 1 views, and draw no x⁻.
 
 Reductions of losses of pairs, and the time scale that follows. Gradient steps of rate η on a loss advance the time
 of *its* gradient flow by η, so a loss multiplied by c runs c times as fast:
@@ -42,6 +42,7 @@ from sslmanifold.losses.barlow import BarlowTwins, barlow_loss
 from sslmanifold.losses.barlow_linear import BarlowLinear, barlow_linear_loss
 from sslmanifold.losses.contrastive import Contrastive, contrastive_loss
 from sslmanifold.losses.infonce import InfoNCE, infonce_loss
+from sslmanifold.losses.infonce_distance import InfoNCEDistance, infonce_distance_loss
 from sslmanifold.losses.lejepa import LeJEPA, lejepa_loss, sigreg
 from sslmanifold.losses.noncontrastive import NonContrastive, noncontrastive_loss
 from sslmanifold.losses.ntxent import NTXent, ntxent_loss
@@ -57,6 +58,7 @@ __all__ = [
     "Contrastive",
     "Evaluate",
     "InfoNCE",
+    "InfoNCEDistance",
     "LeJEPA",
     "NTXent",
     "NonContrastive",
@@ -67,6 +69,7 @@ __all__ = [
     "barlow_linear_loss",
     "barlow_loss",
     "contrastive_loss",
+    "infonce_distance_loss",
     "infonce_loss",
     "lejepa_loss",
     "noncontrastive_loss",

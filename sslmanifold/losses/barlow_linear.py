@@ -20,7 +20,7 @@ def barlow_linear_loss(u: Tensor, u_pos: Tensor) -> Tensor:
     :func:`~sslmanifold.theory.pair_correlation` (:func:`~sslmanifold.theory.solve_stepwise` has its flow of one free
     layer), so it is invariant under rotations of the output. Time is that of a mean over anchors.
 
-    Source: Simon, Knutins, Liu, Geisz, Fetterman and Albrecht, ICML 2023, Eq. 3.
+    Source: Simon, Knutins, Liu, Geisz, Fetterman and Albrecht, ICML 2023.
     """
     samples = views(u, u_pos)  # (…, V, n, z)
     pairs = [

@@ -2,6 +2,7 @@
 
 from sslmanifold.theory.any_loss import solve_loss
 from sslmanifold.theory.arrival import steps_to_tolerance, time_to_tolerance
+from sslmanifold.theory.dimensional_collapse import contrast_matrix, layer_balance
 from sslmanifold.theory.flows.base import Flow, FlowBlowUp
 from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flows.free import FreeFlow, blow_up_time
@@ -64,6 +65,7 @@ __all__ = [
     "StepwiseTrajectory",
     "Trajectory",
     "blow_up_time",
+    "contrast_matrix",
     "cross_moment",
     "default_step",
     "direct_predictor",
@@ -75,6 +77,7 @@ __all__ = [
     "kernel_correlation",
     "kernel_dynamics",
     "largest_stable_step",
+    "layer_balance",
     "limit_rank",
     "limit_subspace",
     "linear_dynamics",

@@ -42,7 +42,7 @@ class SiameseTrajectory(NamedTuple):
     loss: Tensor
 
     def balance(self, predictor_rate: float = 1.0) -> Tensor:
-        """W Wᵀ − PᵀP/α (T, …, z, z): decays as e^{−2ηt}, whatever the data (their Theorem 1)."""
+        """W Wᵀ − PᵀP/α (T, …, z, z): decays as e^{−2ηt}, whatever the data."""
         return balance(self.weight, self.predictor, predictor_rate)
 
 
@@ -123,7 +123,7 @@ def solve_siamese(
         UserError: shapes, entries that are not finite, times, rates, a ``target0`` beside stop-gradient, ``weight0``
             that is not orthonormal where it should be.
 
-    Source: Tian, Chen and Ganguli, ICML 2021, Eqs. 2–3 and Theorem 1 (their layout, W (z, d), not this package's
+    Source: Tian, Chen and Ganguli, ICML 2021 (their layout, W (z, d), not this package's
     m = Wᵀ).
     """
     points = as_times(times)

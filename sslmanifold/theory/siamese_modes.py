@@ -52,7 +52,7 @@ def solve_siamese_modes(
     Raises:
         UserError: s0 that is not positive, entries that are not finite, times.
 
-    Source: Tian, Chen and Ganguli, ICML 2021, Eqs. 13–15.
+    Source: Tian, Chen and Ganguli, ICML 2021.
     """
     points = as_times(times)
     if ema_rate is None and not bool((torch.as_tensor(tau0) == 1).all()):
@@ -83,7 +83,7 @@ def direct_predictor(correlation: Tensor, *, epsilon: float = 0.1) -> Tensor:
     Raises:
         UserError: for a correlation that is not symmetric positive semidefinite.
 
-    Source: Tian, Chen and Ganguli, ICML 2021, Eq. 18.
+    Source: Tian, Chen and Ganguli, ICML 2021, section on DirectPred.
     """
     f = torch.as_tensor(correlation).to(torch.float64)
     if f.ndim < 2 or f.shape[-1] != f.shape[-2]:

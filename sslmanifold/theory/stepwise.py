@@ -81,7 +81,7 @@ def solve_stepwise(gamma: Tensor, m0: Tensor, times: Tensor | Iterable[float]) -
     Raises:
         UserError: shapes, entries that are not finite, Γ that is not symmetric, times.
 
-    Source: Simon, Knutins, Liu, Geisz, Fetterman and Albrecht, ICML 2023, Eqs. 5–8, Propositions 4.1 and 4.2.
+    Source: Simon, Knutins, Liu, Geisz, Fetterman and Albrecht, ICML 2023.
     """
     points = as_times(times)
     gamma, m0 = (
@@ -123,7 +123,7 @@ def kernel_correlation(kernel: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         kernel: K̃ of the 2n samples, symmetric positive semidefinite.
 
-    Source: Simon et al., ICML 2023, section 5.
+    Source: Simon et al., ICML 2023, the kernel form.
     """
     kernel = torch.as_tensor(kernel).detach().to(torch.float64)
     if kernel.ndim < 2 or kernel.shape[-1] != kernel.shape[-2] or kernel.shape[-1] % 2:

@@ -14,7 +14,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.training.experiment import Experiment
 
 NAMES = sorted({path.stem for path in (config_dir() / "loss").glob("*.yaml")} - {"own"})
-BATCH_LOSSES = ("ntxent", "vicreg", "barlow", "barlow_linear", "align_uniform", "lejepa")
+BATCH_LOSSES = ("ntxent", "infonce_distance", "vicreg", "barlow", "barlow_linear", "align_uniform", "lejepa")
 CONSTRAINTS = ("none", "frobenius", "operator_norm", "scaled", "product", "orthogonal")
 SMALL = ("data=half_moons", "data.n=60", "trainer.max_steps=20", "trainer.log_every_n_steps=1")
 

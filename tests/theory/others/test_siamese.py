@@ -80,7 +80,7 @@ def test_a_second_method() -> None:
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10_000), st.floats(0.2, 4.0), st.floats(0.0, 0.5), st.booleans())
 def test_the_balance_law(seed: int, alpha: float, eta: float, slow: bool) -> None:
-    """WWᵀ − PᵀP/α = e^{−2ηt} its value at 0, for any data, predictor rate and target (Theorem 1)."""
+    """WWᵀ − PᵀP/α = e^{−2ηt} its value at 0, for any data, predictor rate and target."""
     g = torch.Generator().manual_seed(seed)
     a, b = torch.randn(9, 3, generator=g, **F64), torch.randn(9, 3, generator=g, **F64)
     w, p = (0.5 * torch.randn(2, k, generator=g, **F64) for k in (3, 2))
