@@ -17,8 +17,8 @@ def infonce_distance_loss(u: Tensor, u_pos: Tensor) -> Tensor:
     With p positives the mean over them, each against the same other anchors.
 
     u (…, n, z); u_pos (…, n, z) or (…, n, p, z); (…,) is returned. Embeddings are not normalised. Of a linear map its
-    gradient is −S m with a symmetric S (:func:`~sslmanifold.theory.contrast_matrix`); it is invariant under rotations and
-    shifts of the output. Time is that of a mean over anchors.
+    gradient is −S m with a symmetric S (:func:`~sslmanifold.theory.contrast_matrix`); it is invariant under
+    rotations and shifts of the output. Time is that of a mean over anchors.
 
     Raises:
         UserError: for a batch of one anchor.

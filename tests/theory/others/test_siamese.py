@@ -202,6 +202,27 @@ def test_an_orthonormal_weight_needs_neither() -> None:
     assert 1.9 < gaps[0] / gaps[1] < 2.1
 
 
+def test_an_orthonormal_weight_without_predictor_and_stop_gradient() -> None:
+    """Both views differentiated, the loss is Tr(W X′ Wᵀ): free weights die, orthonormal rows find X′'s lowest modes."""
+    x_aug = MOMENTS[1]
+    a, b = views()
+    w, free = W0, W0
+    for _ in range(600):
+        w = w.detach().requires_grad_()
+        loss = sum(
+            ((x1 @ w.mT - x2 @ w.mT).square().sum(-1).mean() for x1 in (a, b) for x2 in (a, b)),
+            start=torch.zeros((), **F64),
+        )
+        loss = loss / 8
+        (gradient,) = torch.autograd.grad(loss, w)
+        torch.testing.assert_close(loss, torch.trace(w @ x_aug @ w.mT))
+        w = polar(w.detach() - 20.0 * gradient)
+        free = free - 20.0 * 2 * free @ x_aug
+    lowest = torch.linalg.eigh(x_aug)[1][:, :2]
+    torch.testing.assert_close(torch.linalg.svdvals(w @ lowest), torch.ones(2, **F64), rtol=0, atol=1e-6)
+    assert torch.linalg.svdvals(free)[0] < 1e-6
+
+
 def test_leading_dimensions() -> None:
     weights = torch.stack([0.6 * W0, 0.3 * W0.flip(0)])
     both = solve_siamese(*MOMENTS, weights, P0, [0.3, 1.0], ema_rate=0.3)
