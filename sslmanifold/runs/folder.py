@@ -8,6 +8,7 @@ checkpoints/last.ckpt  refreshed while training; best.ckpt beside it
 figures/*.png
 probes/               <probe>.json and table.csv
 export/               the embedding without this package
+forecast.json         what the exact flows say of the time to come
 """
 
 import csv
@@ -133,6 +134,7 @@ class RunFolder:
     probes = property(lambda self: self.path / "probes")
     export = property(lambda self: self.path / "export")
     figures = property(lambda self: self.path / "figures")
+    forecast = property(lambda self: self.path / "forecast.json")
 
     def refuse_redirections(self) -> None:
         """Raise UserError where what is written would land outside the folder through a link, or be sent elsewhere.
