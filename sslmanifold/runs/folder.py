@@ -217,7 +217,8 @@ class RunFolder:
         """Remove what a former run wrote, and nothing else."""
         import shutil
 
-        for path in (self.config, self.metrics, self.summary, self.trajectory, self.path / "traceback.txt"):
+        files = (self.config, self.metrics, self.summary, self.trajectory, self.forecast)
+        for path in (*files, self.path / "traceback.txt"):
             path.unlink(missing_ok=True)
         former = (self.checkpoint.parent, self.figures, self.probes, self.export)
         for path in (*former, self.path / "wandb", self.path / "tensorboard"):
