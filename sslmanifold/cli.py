@@ -11,6 +11,7 @@ from sslmanifold.version import __version__
 COMMANDS = {
     "train": "train a constrained model next to its exact dynamics",
     "dynamics": "solve those dynamics instead of training: the same folder, much faster",
+    "forecast": "before training, or from a run: which constraint keeps which effective rank, at which loss",
     "probe": "accuracy of simple classifiers, or of fine-tuning, on a run's embedding",
     "export": "write a run's embedding for use without this package: torch, ONNX, .npz",
     "reproduce": "the paper: every figure and every statement, with a verdict each",

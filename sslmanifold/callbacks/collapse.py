@@ -12,6 +12,15 @@ class CollapseWarning(UserWarning):
     """The effective rank fell under its threshold, or will before training ends if it goes on as it does."""
 
 
+def collapse_threshold(largest: float, fraction: float) -> float | None:
+    """r* = 1 + fraction (r_max − 1), r_max the largest effective rank so far; None where there was nothing to lose.
+
+    An embedding of rank below 1.05 has had one direction from the start.
+    """
+    spread = largest - 1
+    return None if spread < 0.05 else 1 + fraction * spread
+
+
 class CollapseWatch:
     """Says once when collapse begins.
 
@@ -37,9 +46,9 @@ class CollapseWatch:
         self.largest = max(self.largest, rank)
         self._recent.append((step, rank))
         spread = self.largest - 1
-        if self.begun is not None or spread < 0.05:  # one direction from the start: nothing left to lose
+        threshold = collapse_threshold(self.largest, self.fraction)
+        if self.begun is not None or threshold is None:
             return ""
-        threshold = 1 + self.fraction * spread
         if rank < threshold:
             self.begun = step
             return (

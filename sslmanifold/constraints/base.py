@@ -169,9 +169,9 @@ class Constraint(ABC):
         return None
 
     def solve(
-        self, moment: Tensor, shape: NetworkShape, weights: Sequence[Tensor], times: Tensor
+        self, moment: "Moment", shape: NetworkShape, weights: Sequence[Tensor], times: Tensor
     ) -> Solution:
-        """The flow from these weights (S, ·, ·) at ascending times (Σ lr), C dense (d, d).
+        """The flow from these weights (S, ·, ·) at ascending times (Σ lr), C dense (d, d) or a ``LossGradient``.
 
         Raises:
             UserError: where the constraint has no exact flow at this shape.

@@ -118,12 +118,13 @@ class Orthogonal(Constraint):
         return OrthogonalFlow(moment, self.flow_kappa, rows=self.w1 == "rows")
 
     def solve(
-        self, moment: Tensor, shape: NetworkShape, weights: Sequence[Tensor], times: Tensor
+        self, moment: Moment, shape: NetworkShape, weights: Sequence[Tensor], times: Tensor
     ) -> Solution:
         """In C's eigenbasis, by the closed form where there is one, else adaptively: O(d z²) an evaluation."""
         flow = self.flow(moment, shape)
-        if not isinstance(flow, OrthogonalFlow):
-            return super().solve(moment, shape, weights, times)  # says that there is none
+        if not isinstance(flow, OrthogonalFlow) or not isinstance(moment, Tensor):
+            # no flow, which it says; or a loss without C, step by step
+            return super().solve(moment, shape, weights, times)
         path, method = flow.at(flow.start(*weights), times)
         return Solution(times, path.m, flow.loss(path), method)
 

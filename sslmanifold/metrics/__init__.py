@@ -3,6 +3,7 @@
 from sslmanifold.metrics.alignment import Alignment, alignment
 from sslmanifold.metrics.alpha_req import AlphaReQ, alpha_req
 from sslmanifold.metrics.effective_rank import EffectiveRank, effective_rank
+from sslmanifold.metrics.effective_rank_rate import effective_rank_rate
 from sslmanifold.metrics.lidar import LiDAR, lidar
 from sslmanifold.metrics.participation_ratio import ParticipationRatio, participation_ratio
 from sslmanifold.metrics.rankme import RankMe, rankme
@@ -32,6 +33,7 @@ __all__ = [
     "alignment",
     "alpha_req",
     "effective_rank",
+    "effective_rank_rate",
     "lidar",
     "participation_ratio",
     "pca_overlap",

@@ -8,6 +8,7 @@ checkpoints/last.ckpt  refreshed while training; best.ckpt beside it
 figures/*.png
 probes/               <probe>.json and table.csv
 export/               the embedding without this package
+forecast.json         what the exact flows say of the time to come
 """
 
 import csv
@@ -133,6 +134,7 @@ class RunFolder:
     probes = property(lambda self: self.path / "probes")
     export = property(lambda self: self.path / "export")
     figures = property(lambda self: self.path / "figures")
+    forecast = property(lambda self: self.path / "forecast.json")
 
     def refuse_redirections(self) -> None:
         """Raise UserError where what is written would land outside the folder through a link, or be sent elsewhere.
@@ -215,7 +217,8 @@ class RunFolder:
         """Remove what a former run wrote, and nothing else."""
         import shutil
 
-        for path in (self.config, self.metrics, self.summary, self.trajectory, self.path / "traceback.txt"):
+        files = (self.config, self.metrics, self.summary, self.trajectory, self.forecast)
+        for path in (*files, self.path / "traceback.txt"):
             path.unlink(missing_ok=True)
         former = (self.checkpoint.parent, self.figures, self.probes, self.export)
         for path in (*former, self.path / "wandb", self.path / "tensorboard"):

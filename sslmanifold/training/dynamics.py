@@ -1,6 +1,5 @@
 """A run solved instead of trained: the same folder from the exact flow alone."""
 
-import math
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +10,8 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from sslmanifold.callbacks.effective_step import EffectiveStep
 from sslmanifold.config.check import validated
-from sslmanifold.errors import OutputError, UserError, notice
+from sslmanifold.errors import OutputError, UserError
 from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
 from sslmanifold.models.linear_map import LinearMap
 from sslmanifold.runs import Run, RunFolder
@@ -24,7 +22,7 @@ from sslmanifold.theory.trajectory import Solution
 from sslmanifold.training.checkpointing import save_file
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures
-from sslmanifold.training.learning_rate import moment_rate
+from sslmanifold.training.flow_time import time_of_training
 from sslmanifold.training.options import dynamics_options
 from sslmanifold.training.recorder import Recorder
 
@@ -69,7 +67,7 @@ def _solved(config: dict[str, Any], folder: RunFolder, started: float) -> Run:
     options = dynamics_options(**validated(dynamics_options, own, ""))
     experiment = Experiment(training)
     _require_flow(experiment)
-    solution = _solve(experiment, _times(experiment, options))
+    solution = _solve(experiment, times_of(experiment, options))
     loggers = experiment.logger.open(folder.path, experiment.config, experiment.names)
     figures: list[Path] = []
     content = summary("failed", "", _KIND)
@@ -84,32 +82,12 @@ def _solved(config: dict[str, Any], folder: RunFolder, started: float) -> Run:
     return Run(folder.path)
 
 
-def _times(experiment: Experiment, options: dict[str, Any]) -> Tensor:
+def times_of(experiment: Experiment, options: dict[str, Any]) -> Tensor:
     """Ascending times (T,), quadratically spaced: most of what happens, happens early."""
     end = options["time"]
     if end == "auto":
-        end = _time_of_training(experiment)
+        end = time_of_training(experiment)
     return end * torch.linspace(0, 1, options["points"], dtype=torch.float64) ** 2
-
-
-def _time_of_training(experiment: Experiment) -> float:
-    """Σ lr over the steps of the training, with momentum Σ lr·w; Adam has no time, gradient steps stand in for it."""
-    factors, lr = [experiment.schedule(step) for step in range(experiment.steps)], experiment.learning_rate
-    if experiment.adaptive:
-        assert experiment.moment is not None
-        lr = moment_rate(experiment.moment, experiment.constraint).value
-        notice(
-            f"time=auto: the steps of {experiment.optimizer_class.__name__} have no time, lr={lr:.3g} stands in"
-        )
-    elif experiment.flags.gradient_clip_val:
-        notice("time=auto: which steps training would clip is not known in advance; Σ lr stands in")
-    elif experiment.optimizer_options.get("momentum"):
-        optimizer, step = (
-            experiment.module.build_optimizer(experiment.module.network.weights),
-            EffectiveStep(),
-        )
-        return math.fsum(step(optimizer, lr * factor) for factor in factors)
-    return lr * math.fsum(factors)
 
 
 def _require_flow(experiment: Experiment) -> None:

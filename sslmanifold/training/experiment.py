@@ -159,18 +159,17 @@ class Experiment:
             found.append(f"optimizer.lr=auto: {self.learning_rate:.3g}; {self.learning_rate_rule}")
         return found
 
+    def generators(self) -> list[torch.Generator]:
+        """Of initial weights, one stream per (seed, replica): replica 0 of many is the single run of the same seed."""
+        streams = np.random.SeedSequence(self.options["seed"]).spawn(self.options["replicas"])
+        return [torch.Generator().manual_seed(int(s.generate_state(1, np.uint64)[0] >> 1)) for s in streams]
+
     def _module(self, spec: Any) -> SSLModule:
-        seed = self.options["seed"]
-        # one stream per (seed, replica): replica 0 of many is the single run of the same seed
-        streams = np.random.SeedSequence(seed).spawn(self.options["replicas"])
-        generators = [
-            torch.Generator().manual_seed(int(s.generate_state(1, np.uint64)[0] >> 1)) for s in streams
-        ]
         samples = self.datamodule.samples
         network = spec.build(
             self.datamodule.dim,
             self.constraint,
-            generators,
+            self.generators(),
             self.dtype,
             Affine(samples.mean, samples.components, samples.scale),
         )

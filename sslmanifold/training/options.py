@@ -41,6 +41,27 @@ def dynamics_options(
     return {"time": time, "points": points}
 
 
+def forecast_options(
+    run: str | None = None,
+    trust: str | list[str] | None = None,
+    start: Literal["auto", "initial", "last", "best"] = "auto",
+    constraints: Annotated[list[str], Field(min_length=1)] | str = "all",
+    time: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto",
+    points: Annotated[int, Field(ge=2)] = 201,
+    out: str | None = "auto",
+) -> dict[str, Any]:
+    """The keys that ``forecast`` has and ``train`` has not; its signature is their schema."""
+    return {
+        "run": run,
+        "trust": trust,
+        "start": start,
+        "constraints": constraints,
+        "time": time,
+        "points": points,
+        "out": out,
+    }
+
+
 def optimizer_options(
     group: Mapping[str, Any], opened: Opened | None = None
 ) -> tuple[Any, dict[str, Any], float | None]:

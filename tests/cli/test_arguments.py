@@ -128,10 +128,10 @@ def test_a_directory_that_hydra_would_read_an_interpolation_into(
     capsys.readouterr()
     assert call("train", f"ckpt_path={run}", "trainer.max_steps=6") == 2
     monkeypatch.chdir(tmp_path / name)
-    for command in ("train", "dynamics", "reproduce"):
+    for command in ("train", "dynamics", "forecast", "reproduce"):
         assert call(command) == 2
     message = capsys.readouterr().err
-    assert message.count("has ${ in its name") == len(message.splitlines()) == 4
+    assert message.count("has ${ in its name") == len(message.splitlines()) == 5
     assert call("runs", ".") == 0
 
 

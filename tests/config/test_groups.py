@@ -42,7 +42,7 @@ def test_no_group_is_forgotten() -> None:
     assert {p.name for p in CONF.iterdir() if p.is_dir()} <= known
 
 
-@pytest.mark.parametrize("command", ["train", "dynamics", "probe", "export", "reproduce"])
+@pytest.mark.parametrize("command", ["train", "dynamics", "forecast", "probe", "export", "reproduce"])
 def test_every_plain_key_can_be_set_on_the_command_line(command: str) -> None:
     folder = command_dir(command)
     config = yaml.safe_load((folder / f"{command}.yaml").read_text(encoding="utf-8"))
