@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from sslmanifold.config.check import validated
-from sslmanifold.errors import OutputError, UserError
+from sslmanifold.errors import OutputError, UserError, notice
 from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
 from sslmanifold.models.linear_map import LinearMap
 from sslmanifold.runs import Run, RunFolder
@@ -23,10 +23,13 @@ from sslmanifold.training.checkpointing import save_file
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures
 from sslmanifold.training.flow_time import time_of_training
+from sslmanifold.training.forecast_drive import Drive, drive_of
 from sslmanifold.training.options import dynamics_options
 from sslmanifold.training.recorder import Recorder
 
 _KIND = {"kind": "dynamics"}
+# of a loss without C, for each step of the training: more are a flow that does not come to its end
+_EVALUATIONS = 60
 
 
 def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:
@@ -36,7 +39,8 @@ def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:
     the map m at the last time, so that ``load_run(DIR).embed(x)`` embeds new points.
 
     Raises:
-        UserError: for a mistake in the configuration, a nonlinear model, or a constraint without a flow.
+        UserError: for a mistake in the configuration, a nonlinear model, a constraint without a flow, or a flow that
+            does not come to its end.
     """
     started = time.monotonic()
     folder = RunFolder(run_dir)
@@ -66,8 +70,11 @@ def _solved(config: dict[str, Any], folder: RunFolder, started: float) -> Run:
     training["trainer"] = dict(config["trainer"]) | {"precision": "64-true"}
     options = dynamics_options(**validated(dynamics_options, own, ""))
     experiment = Experiment(training)
-    _require_flow(experiment)
-    solution = _solve(experiment, times_of(experiment, options))
+    _require_linear(experiment)
+    drive = drive_of(experiment)
+    for note in drive.notes:
+        notice(note)
+    solution = _solve(experiment, drive, times_of(experiment, options))
     loggers = experiment.logger.open(folder.path, experiment.config, experiment.names)
     figures: list[Path] = []
     content = summary("failed", "", _KIND)
@@ -90,24 +97,31 @@ def times_of(experiment: Experiment, options: dict[str, Any]) -> Tensor:
     return end * torch.linspace(0, 1, options["points"], dtype=torch.float64) ** 2
 
 
-def _require_flow(experiment: Experiment) -> None:
+def _require_linear(experiment: Experiment) -> None:
     if not experiment.linear:
         activation = experiment.config["model"]["activation"]
         raise UserError(
             f"the dynamics are those of a linear network, got model.activation={activation}: "
             "set model.activation=linear, or train"
         )
-    if experiment.moment is None:
-        raise UserError(
-            "this loss or data size has no C, so there is nothing to solve: use loss=contrastive, or train"
-        )
 
 
-def _solve(experiment: Experiment, times: Tensor) -> Solution:
-    assert experiment.moment is not None
-    network = experiment.module.network
+def _solve(experiment: Experiment, drive: Drive, times: Tensor) -> Solution:
+    network, constraint = experiment.module.network, experiment.constraint
     weights = [weight.detach().double() for weight in network.weights]
-    return experiment.constraint.solve(experiment.moment, network.shape, weights, times)
+    limit = _EVALUATIONS * (experiment.steps + len(times))
+    try:
+        drive.flow(constraint, network.shape, limit)
+        if drive.loss is None:
+            return constraint.solve(drive.of(network.shape.dim, limit), network.shape, weights, times)
+        # a capped flow of a loss without C is no more exact than its steps: two for each of the training
+        between = torch.linspace(0, float(times[-1]), 2 * experiment.steps + 1, dtype=torch.float64)
+        fine = torch.cat([times, between]).unique()
+        solved = constraint.solve(drive.of(network.shape.dim, limit), network.shape, weights, fine)
+        asked = torch.isin(solved.times, times)
+        return solved._replace(times=solved.times[asked], m=solved.m[asked], loss=solved.loss[asked])
+    except UserError as error:
+        raise UserError(f"constraint={constraint.name}: {error}") from None
 
 
 def _write(
@@ -152,7 +166,9 @@ def _write(
     }
     if samples.train_y is not None:
         arrays["labels"] = samples.train_y.numpy()[chosen]
-    folder.write_trajectory(arrays | {"eigvals": module.eigvals.numpy()})  # type: ignore[union-attr]
+    if module.eigvals is not None:
+        arrays["eigvals"] = module.eigvals.numpy()
+    folder.write_trajectory(arrays)
 
     status, reason = "completed", ""
     if blow_up is not None:
@@ -168,7 +184,8 @@ def _write(
 
 def _limit_subspace(experiment: Experiment) -> Tensor | None:
     """The span the trajectory converges to (Conjecture 2), where one is known and unique."""
-    assert experiment.moment is not None
+    if experiment.moment is None:
+        return None
     try:
         return experiment.constraint.limit_subspace(experiment.moment, experiment.module.network.shape)
     except UserError:  # a tie at the boundary: the limit depends on the start

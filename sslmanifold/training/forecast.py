@@ -18,7 +18,6 @@ from sslmanifold.errors import UserError
 from sslmanifold.metrics import effective_rank
 from sslmanifold.plots.style import CONSTRAINT_COLOURS
 from sslmanifold.runs.keys import GAP, LOSS, OPTIMUM, RANK
-from sslmanifold.theory.moment_product import LARGEST_MOMENT
 from sslmanifold.theory.trajectory import Solution
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.flow_time import step_at
@@ -226,11 +225,7 @@ def _row(
     begun = start(constraint)
     steps = step_at(experiment, float(times[-1])) or experiment.steps
     limit = _EVALUATIONS * (steps + 2 * len(times))
-    flow = constraint.flow(drive.of(shape.dim, limit), shape)
-    if flow is None:
-        raise UserError(f"no exact flow for {shape.layers} layers")
-    if flow.holds_gram and shape.dim > LARGEST_MOMENT:
-        raise UserError(f"its flow holds matrices of {shape.dim} × {shape.dim} entries: set data.pca=256")
+    drive.flow(constraint, shape, limit)  # says so where there is none
 
     def solved(at: Tensor) -> tuple[Solution, Tensor]:
         solution = constraint.solve(drive.of(shape.dim, limit), shape, begun.weights, at)

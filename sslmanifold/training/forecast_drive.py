@@ -1,4 +1,4 @@
-"""What drives every constraint's flow in a forecast: the run's C, or the gradient of its loss, known in advance."""
+"""What drives a flow without training beside it: the run's C, or the gradient of its loss, known in advance."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from sslmanifold.callbacks.effective_step import counted_otherwise, outside_the_flow
+from sslmanifold.constraints import Constraint, NetworkShape
 from sslmanifold.errors import UserError
-from sslmanifold.theory import LossGradient, SampleLoss
+from sslmanifold.theory import LossGradient, SampleLoss, eigenvalues
+from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.gradient import Loss
-from sslmanifold.theory.moment_product import Moment
+from sslmanifold.theory.moment_product import LARGEST_MOMENT, Moment
 from sslmanifold.training.experiment import Experiment
 
 
@@ -28,6 +30,19 @@ class Drive(NamedTuple):
     loss: Loss | None
     eigvals: Tensor | None
     notes: list[str]
+
+    def flow(self, constraint: Constraint, shape: NetworkShape, limit: int = 0) -> Flow:
+        """The constraint's flow for it.
+
+        Raises:
+            UserError: where none closes at this depth, or it would hold matrices of too many entries.
+        """
+        flow = constraint.flow(self.of(shape.dim, limit), shape)
+        if flow is None:
+            raise UserError(f"no exact flow for {shape.layers} layers")
+        if flow.holds_gram and shape.dim > LARGEST_MOMENT:
+            raise UserError(f"its flow holds matrices of {shape.dim} × {shape.dim} entries: set data.pca=256")
+        return flow
 
     def of(self, features: int, limit: int) -> Moment:
         """C, or a gradient that knows of no other flow's path and gives up after so many evaluations."""
@@ -66,7 +81,7 @@ def drive_of(experiment: Experiment) -> Drive:
                 "minibatches scatter about this: the flow is that of their mean, C of the whole data"
             )
         moment = experiment.moment.double().cpu()
-        return Drive(moment, None, torch.linalg.eigvalsh(moment), notes)
+        return Drive(moment, None, eigenvalues(moment), notes)
     loss = experiment.loss
     if hasattr(loss, "at") and getattr(loss, "draw", "step") != "fixed":
         notes.append("what the loss draws anew at each step is that of the first step throughout")

@@ -74,8 +74,36 @@ def test_what_cannot_be_solved_is_said(solve: Callable[..., Run]) -> None:
         solve("data=half_moons", "time=-1")
     with pytest.raises(UserError, match="no exact flow for 3 layers"):
         solve("data=half_moons", "model=deep_linear", "constraint=frobenius")
-    with pytest.raises(UserError, match="loss=contrastive"):
-        solve("data=half_moons", "loss=infonce")
+    with pytest.raises(UserError, match="still under way after .* a shorter time"):
+        solve("data=half_moons", "data.n=20", "loss=infonce", "time=1e9", "trainer.max_steps=50")
+
+
+@pytest.mark.parametrize(
+    "constraint", ["none", "frobenius", "operator_norm", "scaled", "orthogonal", "product"]
+)
+@pytest.mark.parametrize("loss", ["infonce", "ntxent"])
+def test_a_loss_without_c_is_solved_too(
+    solve: Callable[..., Run], train: Callable[..., Run], loss: str, constraint: str
+) -> None:
+    """The gap to training halves with the step, of one time."""
+    options = (
+        "data=half_moons",
+        "data.n=60",
+        f"loss={loss}",
+        "loss.normalize=false",
+        f"constraint={constraint}",
+    )
+    lr = 0.0002 if loss == "infonce" else 0.01
+    maps = []
+    for steps in (20, 40):
+        line = (*options, f"optimizer.lr={lr * 20 / steps}", f"trainer.max_steps={steps}")
+        solved = solve(*line, "points=5")
+        trained = train(*line, "trainer.precision=64-true", callbacks="[]")
+        assert solved.summary["ode/time"] == pytest.approx(20 * lr)
+        m = solved.trajectory["ode_m"][-1, 0]
+        w1, w2 = (np.asarray(weight[0]) for weight in trained.model.weights)
+        maps.append(np.linalg.norm(w1.T @ w2 - m))
+    assert 1.8 < maps[0] / maps[1] < 2.2
 
 
 def test_its_time_is_that_of_training(solve: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
