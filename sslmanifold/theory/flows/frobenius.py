@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.gram import Generators, GramFlow, LowRankUpdated
+from sslmanifold.theory.flows.head import HeadFlow, MapState
 from sslmanifold.theory.gradient import LossGradient, loss_at
 from sslmanifold.theory.limits import frobenius_optimum
 from sslmanifold.theory.moment_product import Moment, moment_product
@@ -68,6 +69,59 @@ class FrobeniusFlow(GramFlow):
     def optimum(self, embedding: int, hidden: int | None = None) -> Tensor:
         """c1²c2² min(λ1, 0), at rank 1 (Prop. 2)."""
         return frobenius_optimum(self._lowest(1), self.c1, self.c2)
+
+
+class FrobeniusHeadFlow(HeadFlow):
+    """One layer in a ball ‖m‖_F ≤ c: ṁ = −G, on the boundary and moving outward minus the radial part, G = ∂L/∂m.
+
+        ṁ = −G + (⟨G, m⟩/‖m‖²) m  where ‖m‖_F = c and ⟨G, m⟩ < 0:
+
+    gradient descent followed by scaling back onto the ball. For C it is the power flow of e^{−2Ct}, normalised: it ends
+    at rank 1 with loss c² λ1.
+
+    Args:
+        moment: C, see `Flow`.
+        c: radius > 0. A weight outside the ball is scaled onto it at the start.
+    """
+
+    name = "frobenius head"
+
+    def __init__(self, moment: Moment, c: float = 1.0) -> None:
+        super().__init__(moment)
+        check_radius("c1", c)
+        self.c = float(c)
+
+    def _velocity(self, m: Tensor, moment: Moment) -> Tensor:
+        down = -2 * moment_product(moment, m)
+        squared = m.square().sum((-2, -1))
+        rho = (m * down).sum((-2, -1)).clamp_min(0)
+        held = squared >= self.c**2 * (1 - 2 * _ON)
+        radial = torch.where(held, rho / squared.clamp_min(1e-300), torch.zeros_like(rho))
+        return down - radial[..., None, None] * m
+
+    def _settle(self, state: MapState, moment: Moment) -> MapState:
+        m, time = state
+        pull = moment.recent(m) if isinstance(moment, LossGradient) else moment_product(moment, m)
+        outward = (m * pull).sum((-2, -1)) < 0
+        factor = _onto(m.square().sum((-2, -1)), self.c**2, outward)
+        return MapState(factor[..., None, None] * m, time)
+
+    def _step(self, state: MapState, dt: float, moment: Moment) -> MapState:
+        return self._split_step(state, dt, moment, depth=4)
+
+    def _split_step(self, state: MapState, dt: float, moment: Moment, depth: int) -> MapState:
+        """Halved a few times where the boundary is reached on the way."""
+        after = self._runge_kutta(state, dt, moment)
+        before, now = (x.m.square().sum((-2, -1)) for x in (state, after))
+        crossed = (before < self.c**2 * (1 - 2 * _ON)) & (now > self.c**2)
+        if depth > 0 and bool(crossed.any()):
+            middle = self._split_step(state, dt / 2, moment, depth - 1)
+            return self._split_step(middle, dt / 2, moment, depth - 1)
+        return self._settle(after, moment)
+
+    def optimum(self, embedding: int, hidden: int | None = None) -> Tensor:
+        """c² min(λ1, 0), at rank 1."""
+        return frobenius_optimum(self._lowest(1), self.c)
 
 
 class FrobeniusScaledFlow(GramFlow):

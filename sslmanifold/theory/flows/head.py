@@ -1,7 +1,11 @@
-"""One linear layer u = mᵀx: the flows of a head, orthonormal or free, for C or for any loss."""
+"""One linear layer u = mᵀx: the flows of a head, orthonormal or free, for C or for any loss.
+
+Those of a head in a ball, and of its scaled loss, stand with the flows of two such layers.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor
@@ -34,7 +38,7 @@ class OrthogonalHeadFlow(OrthogonalFlow):
 
     def start(self, *weights: Tensor) -> FrameState:
         """State of the one m (…, d, z) with mᵀm = I; UserError where it is not."""
-        m = _only(weights)
+        m = only_weight(weights)
         check_orthonormal(m, "W", f"orthogonal W (d×z) needs d ≥ z, got d={m.shape[-2]}, z={m.shape[-1]}")
         return frame_state(m, rows=0)
 
@@ -55,29 +59,48 @@ class MapState(NamedTuple):
     time: float = 0.0
 
 
-class FreeHeadFlow(Flow[MapState]):
-    """ṁ = −∂L/∂m; for C m(t) = e^{−2Ct} m(0): one free layer grows along negative eigenvalues and never blows up."""
+class HeadFlow(Flow[MapState]):
+    """Base of the flows of one layer that the map alone is the state of: RK4 (`tableau`)."""
 
-    name = "free head"
     rate = 2.0
 
     def start(self, *weights: Tensor) -> MapState:
-        """State of the one m (…, d, z)."""
-        return MapState(_only(weights))
+        """State of the one m (…, d, z) at time 0, put on the constraint first."""
+        return self._settle(MapState(only_weight(weights)), self.moment)
+
+    @abstractmethod
+    def _velocity(self, m: Tensor, moment: Moment) -> Tensor:
+        """ṁ (…, d, z)."""
+
+    def _settle(self, state: MapState, moment: Moment) -> MapState:
+        """Put a state that a step has moved off the constraint (by its error, or by reaching it) back on."""
+        return state
 
     def _step(self, state: MapState, dt: float, moment: Moment) -> MapState:
+        return self._settle(self._runge_kutta(state, dt, moment), moment)
+
+    def _runge_kutta(self, state: MapState, dt: float, moment: Moment) -> MapState:
         method = tableau(moment)
         rates: list[Tensor] = []
         for fraction in method.fractions:
             m = state.m + fraction * dt * rates[-1] if rates else state.m
-            rates.append(-2 * moment_product(moment, m))
+            rates.append(self._velocity(m, moment))
         m = state.m
         for weight, rate in zip(method.weights, rates, strict=True):
             m = m + weight * dt * rate
         return MapState(m, state.time + dt)
 
 
-def _only(weights: tuple[Tensor, ...]) -> Tensor:
+class FreeHeadFlow(HeadFlow):
+    """ṁ = −∂L/∂m; for C m(t) = e^{−2Ct} m(0): one free layer grows along negative eigenvalues and never blows up."""
+
+    name = "free head"
+
+    def _velocity(self, m: Tensor, moment: Moment) -> Tensor:
+        return -2 * moment_product(moment, m)
+
+
+def only_weight(weights: tuple[Tensor, ...]) -> Tensor:
     """The one weight of a head, float64; UserError for more."""
     if len(weights) != 1:
         raise UserError(f"a head has one weight (…, d, z), got {len(weights)}: give m alone")
