@@ -1,7 +1,7 @@
 """One layer whose singular values are capped: a head in an operator-norm ball, and the head of the scaled loss.
 
-Stepped as training steps and extrapolated, like the two layers of `capped`; the map is all there is to its state, so that
-a step costs one z×z eigenproblem.
+Stepped as training steps and extrapolated, like the two layers of `capped`; the map is all there is to its state, so
+that a step costs one z×z eigenproblem.
 """
 
 from __future__ import annotations

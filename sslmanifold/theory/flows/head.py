@@ -6,6 +6,7 @@ Those of a head in a ball, and of its scaled loss, stand with the flows of two s
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -66,25 +67,21 @@ class HeadFlow(Flow[MapState]):
 
     def start(self, *weights: Tensor) -> MapState:
         """State of the one m (…, d, z) at time 0, put on the constraint first."""
-        return self._settle(MapState(only_weight(weights)), self.moment)
+        return MapState(self._feasible(only_weight(weights)))
+
+    def _feasible(self, m: Tensor) -> Tensor:
+        """The nearest map that the constraint allows."""
+        return m
 
     @abstractmethod
-    def _velocity(self, m: Tensor, moment: Moment) -> Tensor:
-        """ṁ (…, d, z)."""
-
-    def _settle(self, state: MapState, moment: Moment) -> MapState:
-        """Put a state that a step has moved off the constraint (by its error, or by reaching it) back on."""
-        return state
+    def _velocity(self, start: Tensor, moment: Moment) -> Callable[[Tensor], Tensor]:
+        """m ↦ ṁ, both (…, d, z), within a step from ``start``."""
 
     def _step(self, state: MapState, dt: float, moment: Moment) -> MapState:
-        return self._settle(self._runge_kutta(state, dt, moment), moment)
-
-    def _runge_kutta(self, state: MapState, dt: float, moment: Moment) -> MapState:
-        method = tableau(moment)
+        velocity, method = self._velocity(state.m, moment), tableau(moment)
         rates: list[Tensor] = []
         for fraction in method.fractions:
-            m = state.m + fraction * dt * rates[-1] if rates else state.m
-            rates.append(self._velocity(m, moment))
+            rates.append(velocity(state.m + fraction * dt * rates[-1] if rates else state.m))
         m = state.m
         for weight, rate in zip(method.weights, rates, strict=True):
             m = m + weight * dt * rate
@@ -96,8 +93,8 @@ class FreeHeadFlow(HeadFlow):
 
     name = "free head"
 
-    def _velocity(self, m: Tensor, moment: Moment) -> Tensor:
-        return -2 * moment_product(moment, m)
+    def _velocity(self, start: Tensor, moment: Moment) -> Callable[[Tensor], Tensor]:
+        return lambda m: -2 * moment_product(moment, m)
 
 
 def only_weight(weights: tuple[Tensor, ...]) -> Tensor:
