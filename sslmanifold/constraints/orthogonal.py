@@ -12,7 +12,13 @@ from torch import Tensor
 from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import Stiefel
-from sslmanifold.theory import largest_stable_step, limit_rank, limit_subspace, optimum
+from sslmanifold.theory import (
+    largest_stable_head_step,
+    largest_stable_step,
+    limit_rank,
+    limit_subspace,
+    optimum,
+)
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
 from sslmanifold.theory.flows.head import OrthogonalHeadFlow
@@ -165,9 +171,14 @@ class Orthogonal(Constraint):
 
     def predictions(self, moment: Tensor, shape: NetworkShape) -> dict[str, float]:
         """Rank of the limit and the largest stable step (Conjecture 2; Euler's limit at the optimum)."""
+        eigvals = torch.linalg.eigvalsh(moment)
+        if shape.layers == 1 and shape.embedding < shape.dim:
+            return {
+                "predicted/limit_rank": shape.embedding,
+                "predicted/largest_stable_step": largest_stable_head_step(eigvals),
+            }
         if shape.layers != 2 or self.w1 == "rows":
             return {}
-        eigvals = torch.linalg.eigvalsh(moment)
         return {
             "predicted/limit_rank": limit_rank(eigvals, shape.embedding, shape.hidden),
             "predicted/largest_stable_step": largest_stable_step(eigvals, self.flow_kappa),

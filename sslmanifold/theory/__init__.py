@@ -16,6 +16,7 @@ from sslmanifold.theory.kernels import empirical_ntk, kernel_dynamics, linear_dy
 from sslmanifold.theory.limits import (
     default_step,
     frobenius_optimum,
+    largest_stable_head_step,
     largest_stable_step,
     limit_rank,
     limit_subspace,
@@ -59,6 +60,7 @@ __all__ = [
     "frobenius_optimum",
     "gram_state",
     "kernel_dynamics",
+    "largest_stable_head_step",
     "largest_stable_step",
     "limit_rank",
     "limit_subspace",
