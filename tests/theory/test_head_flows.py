@@ -224,6 +224,18 @@ def test_runs_side_by_side_are_runs_alone() -> None:
         torch.testing.assert_close(state.m, expected, rtol=0, atol=1e-8, msg=constraint.name)
 
 
+@pytest.mark.parametrize("constraint", [Unconstrained(), Frobenius(), OperatorNorm(), Scaled(), Orthogonal()])
+def test_a_flow_stays_at_its_start_when_the_weight_moves_on(constraint: Constraint) -> None:
+    """Trainers step weights in place: in float64 too, the state is no view of them."""
+    weight = constraint.initial(SHAPE, [torch.Generator().manual_seed(0)])[0]
+    flow = constraint.flow(torch.from_numpy(moment()), SHAPE)
+    assert flow is not None
+    state, before = flow.start(weight), weight.clone()
+    weight.zero_()
+    torch.testing.assert_close(state.m, before, rtol=0, atol=1 if constraint.name == "frobenius" else 1e-12)
+    assert float(state.m.norm()) > 0.9
+
+
 def test_a_head_has_one_weight_and_no_width() -> None:
     weights = [torch.zeros(4, 3), torch.zeros(3, 2)]
     for flow in (FreeHeadFlow(torch.eye(4)), OperatorNormHeadFlow(torch.eye(4))):

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
@@ -98,7 +99,7 @@ class FreeHeadFlow(HeadFlow):
 
 
 def only_weight(weights: tuple[Tensor, ...]) -> Tensor:
-    """The one weight of a head, float64; UserError for more."""
+    """A copy of the one weight of a head, float64; UserError for more."""
     if len(weights) != 1:
         raise UserError(f"a head has one weight (…, d, z), got {len(weights)}: give m alone")
-    return weights[0].detach().double()
+    return weights[0].detach().to(torch.float64, copy=True)  # training moves its own in place

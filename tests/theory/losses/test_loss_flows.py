@@ -47,12 +47,9 @@ CONSTRAINTS = {
     "head 1": (Orthogonal(metric="euclidean"), HEAD),
     "head 2": (Orthogonal(metric="canonical"), HEAD),
 }
-# under the scaled NT-Xent 1/s² makes .01 too long a step for its order to show: 2.18, 2.08, 2.04 from there on; of one
-# layer 1.61, 1.77, 1.87, 1.93, 1.97, 1.98 from .02 on
-SHORTER = {
-    "scaled": (0.005, 0.0025, 0.00125),
-    "head scaled": (0.00125, 0.000625, 0.0003125),
-}
+# under the scaled NT-Xent 1/s² makes .01 too long a step for its order to show: 2.18, 2.08, 2.04 from there on, of one
+# layer from .02 on
+SHORTER = {name: (0.005, 0.0025, 0.00125) for name in ("scaled", "head scaled")}
 
 
 def chain(weights: list[Tensor]) -> Tensor:
