@@ -20,7 +20,6 @@ from sslmanifold.errors import UserError
 from sslmanifold.geometry import FrobeniusBall, SpectralBall, Stiefel
 from sslmanifold.theory import cross_moment
 from sslmanifold.theory.flows.base import Flow
-from sslmanifold.theory.flows.head import FreeHeadFlow, OrthogonalHeadFlow
 
 # how far the module's loss may be from the one it is said to be, relative: float32 and autocast pass
 _SAME_LOSS = 2e-2
@@ -62,7 +61,7 @@ class LinearHead:
             )
         self.name, self.loss = name, loss
         self.parameters: list[nn.Parameter] = [each.weight for each in parts]  # type: ignore[misc]
-        self.constraint, self._one_layer_orthogonal = _constraint(self.parameters, name)
+        self.constraint = _constraint(self.parameters, name)
         self.heard: list[Tensor] = []
         self.listening = False
         self._handle = part.register_forward_pre_hook(self._hear)
@@ -94,16 +93,16 @@ class LinearHead:
 
     @property
     def shape(self) -> NetworkShape:
-        """The sizes of the two-layer network."""
+        """The sizes of the network that the head is, of one layer or two."""
         weights = self.weights()
+        if len(weights) == 1:
+            return NetworkShape(weights[0].shape[0], None, weights[0].shape[1], layers=1)
         return NetworkShape(weights[0].shape[1], weights[0].shape[0], weights[1].shape[1])
 
     def flow(self, moment: Tensor) -> Flow:
         """The flow of the head's training, C as differentiated (d, d)."""
-        if len(self.parameters) == 1:
-            return (OrthogonalHeadFlow if self._one_layer_orthogonal else FreeHeadFlow)(moment)
         flow = self.constraint.flow(moment, self.shape)
-        assert flow is not None  # two layers
+        assert flow is not None  # one layer or two
         return flow
 
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -138,8 +137,8 @@ class LinearHead:
             )
 
 
-def _constraint(parameters: list[nn.Parameter], name: str) -> tuple[Constraint, bool]:
-    """The constraint that two layers are under, and whether one layer is orthonormal."""
+def _constraint(parameters: list[nn.Parameter], name: str) -> Constraint:
+    """The constraint that the layers are under."""
     bases = []
     for parameter in parameters:
         manifold = getattr(parameter, "manifold", None)
@@ -147,7 +146,7 @@ def _constraint(parameters: list[nn.Parameter], name: str) -> tuple[Constraint, 
     kinds = {type(base) for base in bases}
     free = all(base is None or type(base).__name__ == "Euclidean" for base in bases)
     if free:
-        return Unconstrained(), False
+        return Unconstrained()
     if kinds == {Stiefel}:
         kappas = {base.kappa for base in bases}  # type: ignore[union-attr]
         first = parameters[0]
@@ -159,17 +158,17 @@ def _constraint(parameters: list[nn.Parameter], name: str) -> tuple[Constraint, 
                         f"head={name!r} has {first.shape[0]} outputs of {first.shape[1]} features: orthonormal columns "
                         "need z ≤ d for the one-layer flow"
                     )
-                return Orthogonal(), True
+                return Orthogonal(kappa=kappas.pop())
             kappa = kappas.pop()
             if wide and kappa != 0:
                 raise UserError(
                     f"head={name!r}: orthonormal rows of W1 (h < d) have a width-free flow for κ = 0 alone, not "
                     f"κ = {kappa:g}: constrain(…, metric='grassmann')"
                 )
-            return Orthogonal(kappa=kappa, w1="rows" if wide else "columns"), False
-    if len(parameters) == 2 and kinds in ({FrobeniusBall}, {SpectralBall}):
+            return Orthogonal(kappa=kappa, w1="rows" if wide else "columns")
+    if kinds in ({FrobeniusBall}, {SpectralBall}):
         ball = Frobenius if kinds == {FrobeniusBall} else OperatorNorm
-        return ball(c1=bases[0].radius, c2=bases[1].radius), False  # type: ignore[union-attr]
+        return ball(c1=bases[0].radius, c2=bases[-1].radius)  # type: ignore[union-attr]
     raise UserError(
         f"head={name!r}: no flow for {' and '.join(type(base).__name__ for base in bases)} in {len(parameters)} "
         "layer(s): constrain(…, 'orthogonal'), or leave it free"

@@ -23,25 +23,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """Sizes of u(x) = W_Lᵀ φ(… φ(W1 x)): W1 is h×d, hidden layers h×h, the last h×z.
+    """Sizes of u(x) = W_Lᵀ φ(… φ(W1 x)): W1 is h×d, hidden layers h×h, the last h×z; of a head u(x) = Wᵀx, W is d×z.
 
     Attributes:
         dim: d, the number of input features.
-        hidden: h, the width.
+        hidden: h, the width; None for one layer, which has none.
         embedding: z, the number of embedding dimensions.
-        layers: L ≥ 2, the number of weight matrices.
+        layers: L, the number of weight matrices.
+
+    Raises:
+        UserError: for a width of one layer, or several layers without one.
     """
 
     dim: int
-    hidden: int
+    hidden: int | None
     embedding: int
     layers: int = 2
+
+    def __post_init__(self) -> None:
+        if (self.hidden is None) != (self.layers == 1):
+            raise UserError(
+                f"hidden={self.hidden} with layers={self.layers}: one layer has no hidden width, more have one; write "
+                f"NetworkShape({self.dim}, None, {self.embedding}, layers=1) for a head"
+            )
 
     @property
     def matrices(self) -> list[tuple[int, int]]:
         """(rows, columns) of every weight, first layer first."""
+        if self.hidden is None:
+            return [(self.dim, self.embedding)]
         inner = [(self.hidden, self.hidden)] * (self.layers - 2)
         return [(self.hidden, self.dim), *inner, (self.hidden, self.embedding)]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of the map: min(d, z), and h where there is one."""
+        sizes = (self.dim, self.embedding, self.hidden)
+        return min(size for size in sizes if size is not None)
 
 
 @dataclass(kw_only=True)
@@ -61,6 +79,10 @@ class Constraint(ABC):
     def check(self, shape: NetworkShape) -> None:
         """Raise :class:`~sslmanifold.errors.UserError` where no weights of this shape are feasible."""
         return
+
+    def notices(self, shape: NetworkShape) -> list[str]:
+        """What is feasible at this shape and yet not what one would expect, one line each, with what to write."""
+        return []
 
     @classmethod
     def alone(cls, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import FrobeniusBall
 from sslmanifold.theory.flows.base import Flow
-from sslmanifold.theory.flows.frobenius import FrobeniusFlow
+from sslmanifold.theory.flows.frobenius import FrobeniusFlow, FrobeniusHeadFlow
 from sslmanifold.theory.moment_product import Moment
 
 
@@ -30,9 +30,23 @@ def one_radius(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"c1" if key == "c" else key: value for key, value in options.items()}
 
 
+def check_radii(c1: float, c2: float, shape: NetworkShape) -> None:
+    """Raise UserError for a radius c2 of its own where there is no second layer."""
+    if shape.layers == 1 and c2 not in (1.0, c1):
+        raise UserError(
+            f"constraint.c2={c2:g} is the radius of the last of several layers, and the one of a head has c1: set "
+            f"constraint.c1={c2:g} and leave c2 out, or set model=two_layer"
+        )
+
+
+def squared_bound(c1: float, c2: float, shape: NetworkShape) -> float:
+    """The largest squared norm of the map: c1² c2², or c1² for the one layer of a head."""
+    return c1**2 if shape.layers == 1 else c1**2 * c2**2
+
+
 @dataclass(kw_only=True)
 class Frobenius(Constraint):
-    """‖W1‖_F ≤ c1, ‖W2‖_F ≤ c2: a gradient step, then the weights are scaled back onto the balls.
+    """‖W1‖_F ≤ c1, ‖W2‖_F ≤ c2: a gradient step, then the weights are scaled back onto the balls. A head has c1 alone.
 
     Haar weights lie outside, so a run starts on the boundary. The minimum c1² c2² λ1 has rank 1.
     """
@@ -50,7 +64,12 @@ class Frobenius(Constraint):
     def manifold(self, rows: int, columns: int) -> geoopt.Manifold:
         return FrobeniusBall(self.c1)
 
+    def check(self, shape: NetworkShape) -> None:
+        check_radii(self.c1, self.c2, shape)
+
     def manifolds(self, shape: NetworkShape) -> list[geoopt.Manifold]:
+        if shape.layers == 1:
+            return super().manifolds(shape)
         inner = [FrobeniusBall(1.0)] * (shape.layers - 2)
         return [FrobeniusBall(self.c1), *inner, FrobeniusBall(self.c2)]
 
@@ -59,8 +78,10 @@ class Frobenius(Constraint):
         return max(1.0, self.c1**2, self.c2**2)
 
     def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
+        if shape.layers == 1:
+            return FrobeniusHeadFlow(moment, self.c1)
         return FrobeniusFlow(moment, self.c1, self.c2) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
-        """c1² c2² min(λ1, 0) (Proposition 2)."""
-        return self.c1**2 * self.c2**2 * eigvals[..., 0].clamp(max=0)
+        """c1² c2² min(λ1, 0) (Proposition 2); c1² min(λ1, 0) for a head."""
+        return squared_bound(self.c1, self.c2, shape) * eigvals[..., 0].clamp(max=0)

@@ -14,6 +14,7 @@ from sslmanifold.geometry import Stiefel
 from sslmanifold.theory import (
     eigenbasis,
     eigenvalues,
+    largest_stable_head_step,
     largest_stable_step,
     limit_rank,
     limit_subspace,
@@ -21,6 +22,7 @@ from sslmanifold.theory import (
 )
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.flows.deep_linear import DeepLinearFlow
+from sslmanifold.theory.flows.head import OrthogonalHeadFlow
 from sslmanifold.theory.flows.orthogonal import OrthogonalFlow
 from sslmanifold.theory.moment_product import Moment
 from sslmanifold.theory.trajectory import Solution
@@ -36,6 +38,8 @@ class Orthogonal(Constraint):
         retraction: how a step returns to the manifold. "project" takes the plain gradient step and then
             projects, as the paper's experiments do (Eq. 11); it follows κ = 1.
         w1: "columns" for W1ᵀW1 = I_d (needs h ≥ d), "rows" for W1 W1ᵀ = I_h (needs h ≤ d, κ = 0).
+
+    The one weight of a head is W ∈ St(d, z), WᵀW = I_z, which needs d ≥ z.
     """
 
     name = "orthogonal"
@@ -70,6 +74,9 @@ class Orthogonal(Constraint):
 
     def check(self, shape: NetworkShape) -> None:
         h, d, z = shape.hidden, shape.dim, shape.embedding
+        if h is None:
+            self._check_head(d, z)
+            return
         if h < z:
             wider = "constraint.w1=columns" if self.w1 == "rows" and d < z else f"model.hidden={max(z, d)}"
             raise UserError(
@@ -86,6 +93,30 @@ class Orthogonal(Constraint):
                 f"constraint.w1=rows (W1 W1ᵀ = I_h) needs h ≤ d, got h={h}, d={d}: "
                 f"set model.hidden={d} or constraint.w1=columns"
             )
+
+    def _check_head(self, d: int, z: int) -> None:
+        if self.w1 == "rows":
+            raise UserError(
+                "constraint.w1=rows is about the first of two layers, and a head has one, W (d×z) with orthonormal "
+                "columns: leave it out, or set model=two_layer"
+            )
+        if d < z:
+            raise UserError(
+                f"orthogonal W (d×z) of a head needs d ≥ z, got d={d}, z={z}: set model.embedding={d}, or "
+                "constraint=operator_norm"
+            )
+
+    def notices(self, shape: NetworkShape) -> list[str]:
+        """That a square head does not move under κ = 0."""
+        d, z = shape.dim, shape.embedding
+        if shape.layers > 1 or d > z or (self.flow_kappa != 0 and d > 1):
+            return []
+        why = ", which leaves out motion within the span" if self.flow_kappa == 0 else ""
+        instead = f"model.embedding={d - 1}, or constraint.metric=euclidean" if d > 1 else "constraint=none"
+        return [
+            f"orthogonal W of a head is square here, d = z = {d}, and never moves under κ = {self.flow_kappa:g}{why}: "
+            f"set {instead}"
+        ]
 
     @classmethod
     def alone(cls, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +144,8 @@ class Orthogonal(Constraint):
         return [manifold] * len(shape.matrices)
 
     def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
+        if shape.layers == 1:
+            return OrthogonalHeadFlow(moment, self.flow_kappa)
         if shape.layers > 2:
             return DeepLinearFlow(moment, shape.layers, self.flow_kappa) if self.w1 == "columns" else None
         return OrthogonalFlow(moment, self.flow_kappa, rows=self.w1 == "rows")
@@ -129,17 +162,25 @@ class Orthogonal(Constraint):
         return Solution(times, path.m, flow.loss(path), method)
 
     def limit_subspace(self, moment: Tensor, shape: NetworkShape) -> Tensor | None:
-        """Eigenvectors of the max(min(z, m), d + z − h) smallest eigenvalues (Conjecture 2, corrected), (d, r)."""
+        """Eigenvectors of the max(min(z, m), d + z − h) smallest eigenvalues (Conjecture 2, corrected), (d, r).
+
+        Of the z smallest where the map has orthonormal columns, a head's or that of ``w1=rows``.
+        """
         eigvals, eigvecs = eigenbasis(moment)
-        if self.w1 == "rows":
+        if self._orthonormal_map(shape):
             return eigvecs[:, : shape.embedding]
         return limit_subspace(eigvals, shape.embedding, shape.hidden, eigvecs)
 
     def predictions(self, moment: Tensor, shape: NetworkShape) -> dict[str, float]:
         """Rank of the limit and the largest stable step (Conjecture 2; Euler's limit at the optimum)."""
-        if shape.layers > 2 or self.w1 == "rows":
-            return {}
         eigvals = eigenvalues(moment)
+        if shape.layers == 1 and shape.embedding < shape.dim:
+            return {
+                "predicted/limit_rank": shape.embedding,
+                "predicted/largest_stable_step": largest_stable_head_step(eigvals),
+            }
+        if shape.layers != 2 or self.w1 == "rows":
+            return {}
         return {
             "predicted/limit_rank": limit_rank(eigvals, shape.embedding, shape.hidden),
             "predicted/largest_stable_step": largest_stable_step(eigvals, self.flow_kappa),
@@ -147,6 +188,10 @@ class Orthogonal(Constraint):
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
         """Σ of the max(min(z, m), d + z − h) smallest eigenvalues (Conjecture 2 and its correction)."""
-        if self.w1 == "rows":  # m = W1ᵀW2 has orthonormal columns: every direction is used, whatever the sign
+        if self._orthonormal_map(shape):  # every direction is used, whatever the sign
             return eigvals[..., : shape.embedding].sum(-1)
         return optimum(eigvals, shape.embedding, shape.hidden)
+
+    def _orthonormal_map(self, shape: NetworkShape) -> bool:
+        """Whether mᵀm = I: a head's W, and W1ᵀW2 where W1 has orthonormal rows."""
+        return shape.layers == 1 or self.w1 == "rows"

@@ -12,6 +12,7 @@ from torch import Tensor
 from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.base import Flow
+from sslmanifold.theory.flows.operator_norm import OperatorNormHeadFlow
 from sslmanifold.theory.flows.product import ProductFlow
 from sslmanifold.theory.moment_product import Moment
 
@@ -40,7 +41,7 @@ class Product(Constraint):
     derivation is in :mod:`sslmanifold.theory.flows.product`.
 
     With more than two layers the map is W_Lᵀ⋯W_1, and the first and the last layer give up the excess; there is no
-    exact flow.
+    exact flow. A head is its map: this is the operator-norm ball ‖W‖₂ ≤ c.
     """
 
     name = "product"
@@ -62,6 +63,9 @@ class Product(Constraint):
         w1, w2 = weights[0], weights[-1]
         u, v, kept = _excess(chain_map(weights), self.c)
         if not bool((kept < 1).any()):
+            return
+        if len(weights) == 1:  # the map itself
+            w1.sub_(((w1.double() @ v * (1 - kept).unsqueeze(-2)) @ v.mT).to(w1.dtype))
             return
         if not (w1.requires_grad or w2.requires_grad) and any(weight.requires_grad for weight in weights):
             raise UserError(
@@ -87,9 +91,10 @@ class Product(Constraint):
         return max(1.0, self.c)
 
     def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
+        if shape.layers == 1:
+            return OperatorNormHeadFlow(moment, self.c)
         return ProductFlow(moment, self.c) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
         """c² Σ of the min(z, h) most negative eigenvalues (Proposition 3)."""
-        rank = min(shape.embedding, shape.hidden, shape.dim)
-        return self.c**2 * eigvals[..., :rank].clamp(max=0).sum(-1)
+        return self.c**2 * eigvals[..., : shape.rank].clamp(max=0).sum(-1)

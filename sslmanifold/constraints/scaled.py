@@ -10,7 +10,7 @@ from torch import Tensor
 from sslmanifold.constraints.base import Constraint, NetworkShape
 from sslmanifold.geometry import lower_to_level, top_singular
 from sslmanifold.theory.flows.base import Flow
-from sslmanifold.theory.flows.scaled import ScaledFlow
+from sslmanifold.theory.flows.scaled import ScaledFlow, ScaledHeadFlow
 from sslmanifold.theory.moment_product import Moment
 
 # Relative, of float64 norms: ties of float32 weights are split by their rounding, which is not worth resolving.
@@ -86,9 +86,10 @@ class Scaled(Constraint):
             weight.grad.copy_((weight - moved) / lr)
 
     def flow(self, moment: Moment, shape: NetworkShape) -> Flow | None:
+        if shape.layers == 1:
+            return ScaledHeadFlow(moment)
         return ScaledFlow(moment) if shape.layers == 2 else None
 
     def optimum(self, eigvals: Tensor, shape: NetworkShape) -> Tensor:
         """Σ of the min(z, h) most negative eigenvalues (Proposition 3)."""
-        rank = min(shape.embedding, shape.hidden, shape.dim)
-        return eigvals[..., :rank].clamp(max=0).sum(-1)
+        return eigvals[..., : shape.rank].clamp(max=0).sum(-1)

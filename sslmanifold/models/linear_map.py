@@ -19,11 +19,11 @@ class LinearMap(nn.Module):
     linear = True
     m: Tensor
 
-    def __init__(self, m: Tensor, hidden: int, preprocessing: Affine | None = None) -> None:
+    def __init__(self, m: Tensor, hidden: int | None, preprocessing: Affine | None = None) -> None:
         super().__init__()
         self.register_buffer("m", m)
         self.preprocessing = preprocessing or Affine()
-        self.shape = NetworkShape(dim=m.shape[-2], hidden=hidden, embedding=m.shape[-1])
+        self.shape = NetworkShape(m.shape[-2], hidden, m.shape[-1], layers=1 if hidden is None else 2)
 
     @property
     def replicas(self) -> int:

@@ -15,10 +15,12 @@ from sslmanifold.models.preprocessing import Affine
 class ConstrainedNetwork(nn.Module):
     """u(x) = W_Lᵀ W_{L−1} … W_2 φ(W_1 x), with S independent replicas of every weight.
 
-    With two layers this is the paper's u(x) = W2ᵀ φ(W1 x). Hidden layers, if any, are h×h.
+    With two layers this is the paper's u(x) = W2ᵀ φ(W1 x). Hidden layers, if any, are h×h. A head is W_L alone, on the
+    inputs themselves: u(x) = Wᵀx.
 
     Attributes:
-        weights: W_1 (S, h, d), hidden layers (S, h, h), W_L (S, h, z), each on its constraint's manifold.
+        weights: W_1 (S, h, d), hidden layers (S, h, h), W_L (S, h, z), each on its constraint's manifold; of a head the
+            one W (S, d, z).
         shape: the sizes.
         constraint: what the weights obey, together where it binds layers together.
         preprocessing: applied by :meth:`embed` to raw inputs, not by :meth:`forward`.
@@ -53,6 +55,9 @@ class ConstrainedNetwork(nn.Module):
 
     def map(self) -> Tensor:
         """m = W1ᵀ W2ᵀ … W_L, (S, d, z); W1ᵀ W2 for two layers: a linear network is u(x) = mᵀ x."""
+        if len(self.weights) == 1:
+            # a tensor of its own: what is measured must not move with the weight
+            return self.weights[0].as_subclass(Tensor).clone()
         chain = self.weights[-1]
         for weight in reversed(list(self.weights)[1:-1]):
             chain = weight.mT @ chain  # (S, h, h) @ (S, h, z)
@@ -73,6 +78,8 @@ class ConstrainedNetwork(nn.Module):
     def _map_first(self, samples: int) -> bool:
         """Whether X(W1ᵀW2 …) takes fewer multiplications than ((X W1ᵀ)W2) …: nearly always, unless samples are few."""
         d, h, z, layers = self.shape.dim, self.shape.hidden, self.shape.embedding, self.shape.layers
+        if h is None:
+            return True
         inner = h * d + (layers - 2) * h * h
         return z * (inner + samples * d) < samples * (inner + h * z)
 

@@ -27,8 +27,8 @@ class PortableEmbedding(nn.Module):
                 None if value is None else nn.Parameter(value.detach().double().clone(), requires_grad=False)
             )
             self.register_parameter(name, fixed)
-        if isinstance(network, LinearMap):
-            m = network.m.detach().clone().cpu()
+        if isinstance(network, LinearMap) or len(network.weights) == 1:  # a head is its map
+            m = network.map().detach().clone().cpu()
             self.register_parameter(
                 "map", nn.Parameter(m[0] if network.replicas == 1 else m, requires_grad=False)
             )

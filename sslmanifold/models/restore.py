@@ -91,7 +91,8 @@ def restore_network(
         raise UserError(
             f"{path} does not hold the weights that its config.yaml describes: {', '.join(names)}"
         )
-    shape = spec.shape(state[names[0]].shape[-1], constraint)
+    # d: columns of W1 (h, d), rows of a head's W (d, z)
+    shape = spec.shape(state[names[0]].shape[-2 if spec.layers == 1 else -1], constraint)
     expected, found = shape.matrices, [tuple(state[name].shape[-2:]) for name in names]
     if expected != found:
         raise UserError(f"{path}: its weights are {found}, its config.yaml describes {expected}")

@@ -1,20 +1,17 @@
 """The paper's model u(x) = W2ᵀ φ(W1 x)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from sslmanifold.constraints import Constraint, NetworkShape, Unconstrained
 from sslmanifold.models.activation import Activation
-from sslmanifold.models.network import ConstrainedNetwork
-from sslmanifold.models.preprocessing import Affine
+from sslmanifold.models.spec import NetworkSpec
 
 
 @dataclass(kw_only=True)
-class TwoLayer:
+class TwoLayer(NetworkSpec):
     """Two layers of width h, embedding into z dimensions.
 
     Attributes:
@@ -36,21 +33,3 @@ class TwoLayer:
         if hidden == "auto":
             hidden = (constraint or Unconstrained()).width(dim, self.embedding)
         return NetworkShape(dim=dim, hidden=hidden, embedding=self.embedding, layers=self.layers)
-
-    def build(
-        self,
-        dim: int,
-        constraint: Constraint,
-        generators: Sequence[torch.Generator],
-        dtype: torch.dtype = torch.float32,
-        preprocessing: Affine | None = None,
-    ) -> ConstrainedNetwork:
-        """A network with feasible Haar weights, one replica per generator.
-
-        Raises:
-            UserError: where the constraint is infeasible at these sizes, before anything is allocated.
-        """
-        shape = self.shape(dim, constraint)
-        constraint.check(shape)
-        weights = constraint.initial(shape, generators, dtype)
-        return ConstrainedNetwork(shape, constraint, weights, self.activation, preprocessing)

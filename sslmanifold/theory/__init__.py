@@ -17,6 +17,7 @@ from sslmanifold.theory.kernels import empirical_ntk, kernel_dynamics, linear_dy
 from sslmanifold.theory.limits import (
     default_step,
     frobenius_optimum,
+    largest_stable_head_step,
     largest_stable_step,
     limit_rank,
     limit_subspace,
@@ -76,6 +77,7 @@ __all__ = [
     "gram_state",
     "kernel_correlation",
     "kernel_dynamics",
+    "largest_stable_head_step",
     "largest_stable_step",
     "layer_balance",
     "limit_rank",

@@ -134,6 +134,15 @@ def largest_stable_step(eigvals: Tensor, kappa: float = 0.0) -> float:
     return min(radial, span)
 
 
+def largest_stable_head_step(eigvals: Tensor) -> float:
+    """1/(λd − λ1): above it gradient steps of a head W ∈ St(d, z), z < d, leave the optimum; Λ (d,).
+
+    A component along v_i in the column at v_j is multiplied by 1 − 2η(λ_i − λ_j) a step. inf for C a multiple of I.
+    """
+    spread = float(eigvals.max()) - float(eigvals.min())
+    return 1 / spread if spread > 0 else math.inf
+
+
 def default_step(eigvals: Tensor, c1: float = 1.0, c2: float = 1.0) -> float:
     """1/(20 ‖Λ‖₂ max(1, c1², c2²)), the step that ``optimizer.lr=auto`` takes; Λ (d,) as differentiated.
 

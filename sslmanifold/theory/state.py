@@ -42,6 +42,13 @@ def as_weights(w1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
     return w1.detach().to(torch.float64), w2.detach().to(torch.float64)
 
 
+def two_layers(*weights: Tensor) -> GramState:
+    """The state of the weights that a flow of two layers is started with; UserError unless they are W1 and W2."""
+    if len(weights) != 2:
+        raise UserError(f"{len(weights)} weights: this flow is that of a two-layer net, give W1 and W2")
+    return gram_state(*weights)
+
+
 def gram_state(w1: Tensor, w2: Tensor, time: float = 0.0) -> GramState:
     """(W1ᵀW2, W1ᵀW1, W2ᵀW2) of weights (…, h, d) and (…, h, z), float64."""
     w1, w2 = as_weights(w1, w2)

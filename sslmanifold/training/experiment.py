@@ -155,6 +155,7 @@ class Experiment:
             found.append(
                 f"model.hidden=auto: {shape.hidden}, what constraint={self.constraint.name} has room for"
             )
+        found += self.constraint.notices(shape)
         if self.learning_rate_rule and (self.moment is None or self.adaptive):
             found.append(f"optimizer.lr=auto: {self.learning_rate:.3g}; {self.learning_rate_rule}")
         return found
@@ -196,7 +197,7 @@ class Experiment:
             entries["optimizer/lr_rule"] = self.learning_rate_rule
         entries |= {
             "dim": shape.dim,
-            "hidden": shape.hidden,
+            **({} if shape.hidden is None else {"hidden": shape.hidden}),
             "embedding": shape.embedding,
             "n": self.datamodule.n,
         }

@@ -18,7 +18,7 @@ def chunk_size(network: ConstrainedNetwork, batch: TripletBatch) -> int:
     """How many replicas to evaluate at once: all of them on an accelerator, else as many as fit."""
     if batch.x.device.type != "cpu":
         return network.replicas
-    per_replica = max(1, batch.x.shape[0] * network.shape.hidden)
+    per_replica = max(1, batch.x.shape[0] * (network.shape.hidden or network.shape.embedding))
     return min(network.replicas, max(1, CHUNK_ELEMENTS // per_replica))
 
 

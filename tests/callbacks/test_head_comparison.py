@@ -102,6 +102,8 @@ def head(kind: str) -> nn.Module:
         "two operator_norm",
         "one orthogonal",
         "one free",
+        "one frobenius",
+        "one operator_norm",
     ],
 )
 def test_training_follows_its_flow_at_first_order(kind, tmp_path):

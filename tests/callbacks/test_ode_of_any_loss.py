@@ -21,7 +21,8 @@ def run(train: Callable[..., Run], lr: float, *overrides: str, time: float = 0.4
 @pytest.mark.parametrize(
     "options",
     [
-        (), ("constraint=none",), ("constraint=scaled", "replicas=2"), ("model=deep_linear",),
+        (), ("constraint=none",), ("constraint=scaled", "replicas=2"), ("model=deep_linear",), ("model=head",),
+        ("model=head", "constraint=operator_norm", "data.batch_size=10"),
         ("constraint=product",), ("data.batch_size=10",), ("data.resample=step",),
         ("trainer.accumulate_grad_batches=2", "data.batch_size=20"), ("replicas=3", "constraint.metric=canonical"),
     ],

@@ -15,6 +15,8 @@ from sslmanifold.models import ConstrainedNetwork
 
 NAMES = sorted(path.stem for path in (config_dir() / "constraint").glob("*.yaml"))
 SHAPE = NetworkShape(dim=5, hidden=9, embedding=2)
+HEAD = NetworkShape(dim=5, hidden=None, embedding=2, layers=1)
+SHAPES = pytest.mark.parametrize("shape", [SHAPE, HEAD], ids=["two layers", "head"])
 SPECTRUM = torch.tensor([-1.0, -0.6, -0.3, 0.2, 0.5], dtype=torch.float64)
 
 
@@ -79,30 +81,35 @@ def test_the_retraction_starts_along_the_tangent(name: str) -> None:
         assert errors[1] < 0.3 * errors[0] or errors[1] < 1e-10
 
 
+@SHAPES
 @pytest.mark.parametrize("name", NAMES)
-def test_feasible_after_100_steps(name: str) -> None:
+def test_feasible_after_100_steps(name: str, shape: NetworkShape) -> None:
     constraint = of_yaml(name)
-    model = trained(constraint, lr=0.02, steps=12 if name == "none" else 100)
+    model = trained(constraint, lr=0.02, steps=12 if name == "none" else 100, shape=shape)
     assert float(constraint.residual(list(model.weights))) < 1e-12
 
 
-def gaps(constraint: Constraint, time: float, steps: tuple[int, ...], seed: int = 0) -> list[float]:
+def gaps(
+    constraint: Constraint, time: float, steps: tuple[int, ...], shape: NetworkShape = SHAPE
+) -> list[float]:
     """‖m − m_flow‖_F at one time, for a training that takes ever more and smaller steps to it."""
-    model = network(constraint, seed=seed)
-    flow = constraint.flow(torch.diag(SPECTRUM), SHAPE)
+    model = network(constraint, shape)
+    flow = constraint.flow(torch.diag(SPECTRUM), shape)
     assert flow is not None
     state = flow.start(*(w.detach() for w in model.weights))
     for _ in range(steps[-1]):  # the flow's own error is second order: far below the training's
         state = flow.advance(state, time / steps[-1])
     return [
-        float((trained(constraint, time / n, n, seed=seed).map().detach() - state.m).norm()) for n in steps
+        float((trained(constraint, time / n, n, shape).map().detach() - state.m).norm()) for n in steps
     ]  # fmt: skip
 
 
+@SHAPES
 @pytest.mark.parametrize("name", NAMES)
-def test_training_converges_to_its_own_flow_at_first_order(name: str) -> None:
+def test_training_converges_to_its_own_flow_at_first_order(name: str, shape: NetworkShape) -> None:
     """The gap halves when the step halves: the acceptance test of theory and geometry together."""
-    coarse, middle, fine = gaps(of_yaml(name), time=0.2 if name == "none" else 0.5, steps=(40, 80, 160))
+    time = 0.2 if name == "none" else 0.5
+    coarse, middle, fine = gaps(of_yaml(name), time, steps=(40, 80, 160), shape=shape)
     assert 1.9 < coarse / middle < 2.1
     assert 1.9 < middle / fine < 2.1
 

@@ -39,6 +39,10 @@ CASES = {
     "tanh": ("model.activation=tanh",),
     "none": ("constraint=none", "loss=noncontrastive", "optimizer.lr=1e-5"),
     "deep": ("model=deep_linear",),
+    "head": ("model=head", "constraint.metric=canonical", "model.embedding=1", "replicas=2"),
+    "head, frobenius": ("model=head", "constraint=frobenius", "loss=spectral"),
+    "head, scaled": ("model=head", "constraint=scaled", "trainer.precision=64-true"),
+    "head, operator_norm": ("model=head", "constraint=operator_norm", "model.embedding=3"),
     "optimum": ("callbacks.optimum.tolerance=0.3",),
     "online_probe": ("callbacks=[spectrum,online_probe]", "callbacks.online_probe.every_n_epochs=5"),
 }

@@ -6,7 +6,7 @@ import torch
 
 from sslmanifold.constraints import make_constraint
 from sslmanifold.errors import UserError
-from sslmanifold.models import DeepLinear, TwoLayer
+from sslmanifold.models import DeepLinear, Head, TwoLayer
 
 ACTIVATIONS = {
     "linear": lambda x: x,
@@ -62,6 +62,29 @@ def test_it_embeds_by_its_map_where_that_is_cheaper(layers: int) -> None:
             hidden = hidden @ weight.detach().mT
         torch.testing.assert_close(network(x), hidden @ network.weights[-1].detach(), rtol=0, atol=1e-12)
         assert network._map_first(n) == (n == 500)
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "none"])
+def test_a_head_against_numpy(name: str) -> None:
+    network = Head(embedding=2).build(5, make_constraint(name), generators(3), torch.float64)
+    (weight,) = network.weights
+    assert weight.shape == (3, 5, 2)
+    x = np.random.default_rng(0).normal(size=(7, 5))
+    expected = np.einsum("nd,sdz->snz", x, weight.detach().numpy())
+    np.testing.assert_allclose(network(torch.from_numpy(x)).detach(), expected, atol=1e-13)
+    assert network(torch.zeros(3, 4, 5, dtype=torch.float64)).shape == (3, 3, 4, 2)
+    assert (network.shape.layers, network.shape.hidden, network.shape.rank) == (1, None, 2)
+
+
+def test_the_map_of_a_head_is_a_copy_that_differentiates() -> None:
+    network = Head().build(5, make_constraint("none"), generators(1), torch.float64)
+    m = network.map()
+    m.square().sum().backward()
+    torch.testing.assert_close(network.weights[0].grad, 2 * network.weights[0].detach(), check_dtype=True)
+    before = m.detach().clone()
+    with torch.no_grad():
+        network.weights[0].zero_()
+    assert torch.equal(m, before)
 
 
 def test_auto_width() -> None:

@@ -17,6 +17,8 @@ from sslmanifold.runs import Run
 CASES = {
     "linear": ("model.embedding=3",),
     "tanh, pca, replicas": ("model.activation=tanh", "data.pca=7", "replicas=2"),
+    "head, centred": ("model=head", "data.center=true"),
+    "head, pca, replicas": ("model=head", "data.pca=7", "replicas=2", "constraint=scaled"),
     "deep, centred": ("model=deep_linear", "data.center=true", "trainer.precision=64-true"),
 }
 

@@ -38,6 +38,11 @@ SMALL = {
     "digits": "data.per_class=6",
 }  # names alone need minutes
 Case = dict[str, str]
+Pair = frozenset[tuple[str, str]]
+# asked for by a key of its own, and refused by name: a head has no first layer of two
+NEVER: frozenset[Pair] = frozenset(
+    [frozenset([("model", "model=head"), ("constraint", "constraint=orthogonal constraint.w1=rows")])]
+)
 
 
 def choices(group: str) -> list[str]:
@@ -49,17 +54,18 @@ def choices(group: str) -> list[str]:
 
 
 def covering(factors: dict[str, list[str]]) -> list[Case]:
-    """Cases that together hold every pair of values of two factors, greedily; any two calls give the same."""
+    """Cases that together hold every pair of values of two factors but ``NEVER``, greedily; the same at every call."""
     left = {
         frozenset([(a, x), (b, y)])
         for a, b in combinations(factors, 2)
         for x, y in product(factors[a], factors[b])
-    }
+    } - NEVER
     cases = []
     while left:
         case: Case = dict(sorted(min(left, key=sorted)))
         for name, values in factors.items():
-            gains = [sum(frozenset([(name, v), pair]) in left for pair in case.items()) for v in values]
+            pairs = [[frozenset([(name, v), pair]) for pair in case.items()] for v in values]
+            gains = [-1 if NEVER & {*each} else sum(pair in left for pair in each) for each in pairs]
             case.setdefault(name, values[gains.index(max(gains))])
         left -= {frozenset(pair) for pair in combinations(case.items(), 2)}
         cases.append(case)
@@ -200,6 +206,8 @@ def test_every_pair_composes_beside_the_defaults(
 ) -> None:
     factors, base = all_factors(), plain(composed("train", []))
     for index, (x, y) in enumerate(product(factors[one], factors[other])):
+        if frozenset([(one, x), (other, y)]) in NEVER:
+            continue
         case = {"data": f"data=half_moons {SMALL['half_moons']}"} if "data" not in (one, other) else {}
         run(case | {one: x, other: y}, files, tmp_path / str(index), capsys, base)
 

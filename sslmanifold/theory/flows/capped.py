@@ -16,7 +16,7 @@ from torch import Tensor
 from sslmanifold.theory.flows.extrapolate import ExtrapolatedFlow
 from sslmanifold.theory.gradient import loss_at
 from sslmanifold.theory.moment_product import Moment, moment_product
-from sslmanifold.theory.state import GramState
+from sslmanifold.theory.state import two_layers
 
 # Eigenvalues this close to the cap (relative) are on it and leave the stored basis.
 _AT_CAP = 1e-12
@@ -64,7 +64,8 @@ class Runs(NamedTuple):
 class CappedFlow(ExtrapolatedFlow[Runs]):
     """Base: W1 and W2 move along their free gradients and then have their singular values capped."""
 
-    def _begin(self, gram: GramState) -> Runs:
+    def _begin(self, *weights: Tensor) -> Runs:
+        gram = two_layers(*weights)
         singles = zip(*(x.reshape(-1, *x.shape[-2:]) for x in gram[:3]), strict=True)
         return Runs(tuple(self._settle(m, h1, h2) for m, h1, h2 in singles), tuple(gram.m.shape[:-2]))
 

@@ -13,10 +13,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
-from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.moment_product import Moment
-from sslmanifold.theory.state import GramState, gram_state
 
 
 class Layers(Protocol):
@@ -51,19 +49,17 @@ class ExtrapolatedFlow(Flow[ExtrapolatedState[L]], Generic[L]):
     at_rest = 5e-13  # two eigenproblems a step
 
     def start(self, *weights: Tensor) -> ExtrapolatedState[L]:
-        """State of W1 (…, h, d), W2 (…, h, z) at time 0, any widths, put on the constraint first."""
-        if len(weights) != 2:
-            raise UserError(f"{len(weights)} weights: this flow is that of a two-layer net, give W1 and W2")
-        layers = self._begin(gram_state(*weights))
+        """State of W1 (…, h, d), W2 (…, h, z) at time 0, any widths, put on the constraint first; of a head's one W."""
+        layers = self._begin(*weights)
         return ExtrapolatedState(layers, layers)
 
     @abstractmethod
-    def _begin(self, gram: GramState) -> L:
+    def _begin(self, *weights: Tensor) -> L:
         """The solution's state at the start, projected onto the constraint."""
 
     @abstractmethod
     def _move(self, layers: L, dt: float, moment: Moment) -> L:
-        """One training step of size dt: both layers along their gradients at once, then projected."""
+        """One training step of size dt: every layer along its gradient at once, then projected."""
 
     def _moved(self, before: ExtrapolatedState[L] | None, after: ExtrapolatedState[L]) -> float:
         """Of both solutions: their difference cancels noise that neither has settled."""

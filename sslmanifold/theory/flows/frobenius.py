@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.gram import Generators, GramFlow, LowRankUpdated
+from sslmanifold.theory.flows.head import HeadFlow, MapState
 from sslmanifold.theory.gradient import LossGradient, loss_at
 from sslmanifold.theory.limits import frobenius_optimum
 from sslmanifold.theory.moment_product import Moment, moment_product
@@ -70,6 +73,68 @@ class FrobeniusFlow(GramFlow):
         return frobenius_optimum(self._lowest(1), self.c1, self.c2)
 
 
+class FrobeniusHeadFlow(HeadFlow):
+    """One layer in a ball ‖m‖_F ≤ c: ṁ = −G, on the boundary and moving outward minus the radial part, G = ∂L/∂m.
+
+        ṁ = −G + (⟨G, m⟩/‖m‖²) m  where ‖m‖_F = c and ⟨G, m⟩ < 0:
+
+    gradient descent followed by scaling back onto the ball. For C it is the power flow of e^{−2Ct}, normalised: it ends
+    at rank 1 with loss c² λ1.
+
+    Args:
+        moment: C, see `Flow`.
+        c: radius > 0. A weight outside the ball is scaled onto it at the start.
+    """
+
+    name = "frobenius head"
+
+    def __init__(self, moment: Moment, c: float = 1.0) -> None:
+        super().__init__(moment)
+        check_radius("c1", c)
+        self.c = float(c)
+
+    def _feasible(self, m: Tensor) -> Tensor:
+        return _within(m, self.c)
+
+    def _velocity(self, start: Tensor, moment: Moment) -> Callable[[Tensor], Tensor]:
+        # Asked once a step: inner stages of one along the sphere lie a little inside it.
+        held = self._held(start)
+
+        def velocity(m: Tensor) -> Tensor:
+            down = -2 * moment_product(moment, m)
+            outward = (m * down).sum((-2, -1)).clamp_min(0)
+            radial = outward / m.square().sum((-2, -1)).clamp_min(1e-300)
+            return down - torch.where(held, radial, torch.zeros_like(radial))[..., None, None] * m
+
+        return velocity
+
+    def _held(self, m: Tensor) -> Tensor:
+        """Whether m is on the boundary, (…)."""
+        return m.square().sum((-2, -1)) >= self.c**2 * (1 - 2 * _ON)
+
+    def _step(self, state: MapState, dt: float, moment: Moment) -> MapState:
+        return self._split_step(state, dt, moment, depth=4)
+
+    def _split_step(self, state: MapState, dt: float, moment: Moment, depth: int) -> MapState:
+        """Halved a few times where the boundary is reached on the way."""
+        held, after = self._held(state.m), super()._step(state, dt, moment)
+        crossed = ~held & (after.m.square().sum((-2, -1)) > self.c**2)
+        if depth > 0 and bool(crossed.any()):
+            middle = self._split_step(state, dt / 2, moment, depth - 1)
+            return self._split_step(middle, dt / 2, moment, depth - 1)
+        # what was held and is not let go has left the boundary by the error of the step
+        m = after.m
+        pull = moment.recent(m) if isinstance(moment, LossGradient) else moment_product(moment, m)
+        held &= (m * pull).sum((-2, -1)) < 0
+        return MapState(
+            torch.where(held[..., None, None], _onto_sphere(m, self.c), _within(m, self.c)), after.time
+        )
+
+    def optimum(self, embedding: int, hidden: int | None = None) -> Tensor:
+        """c² min(λ1, 0), at rank 1."""
+        return frobenius_optimum(self._lowest(1), self.c)
+
+
 class FrobeniusScaledFlow(GramFlow):
     """Gradient flow of Tr(mᵀCm)/(‖W1‖_F² ‖W2‖_F²): smooth, conserves both norms, ends at rank 1 with loss λ1.
 
@@ -102,6 +167,16 @@ def check_radius(name: str, c: float) -> None:
     """Raise UserError unless c is a finite number > 0."""
     if not (c > 0 and c < float("inf")):
         raise UserError(f"{name}={c} must be a finite number above 0: set constraint.{name}=1")
+
+
+def _onto_sphere(m: Tensor, c: float) -> Tensor:
+    """m (…, d, z) scaled to ‖m‖_F = c."""
+    return m * (c / torch.linalg.matrix_norm(m, keepdim=True).clamp_min(1e-300))
+
+
+def _within(m: Tensor, c: float) -> Tensor:
+    """m (…, d, z) scaled onto the ball ‖m‖_F ≤ c where it lies outside."""
+    return m * (c / torch.linalg.matrix_norm(m, keepdim=True).clamp_min(c))
 
 
 def _onto(squared: Tensor, bound: float, outward: Tensor) -> Tensor:

@@ -16,11 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslmanifold.errors import UserError
 from sslmanifold.theory.flows.base import Flow
 from sslmanifold.theory.gradient import tableau
 from sslmanifold.theory.moment_product import Moment, symmetric_product
-from sslmanifold.theory.state import GramState, gram_state
+from sslmanifold.theory.state import GramState, two_layers
 
 
 class Generators(NamedTuple):
@@ -76,9 +75,7 @@ class GramFlow(Flow[GramState]):
 
     def start(self, *weights: Tensor) -> GramState:
         """State of W1 (…, h, d), W2 (…, h, z) at time 0: any widths."""
-        if len(weights) != 2:
-            raise UserError(f"{len(weights)} weights: this flow is that of a two-layer net, give W1 and W2")
-        return self._settle(gram_state(*weights), self.moment)
+        return self._settle(two_layers(*weights), self.moment)
 
     @abstractmethod
     def _generators(self, m: Tensor, h1: LowRankUpdated, h2: Tensor, moment: Moment) -> Generators:

@@ -1,9 +1,15 @@
-"""One linear layer u = mᵀx: the flows of a head, orthonormal or free, for C or for any loss."""
+"""One linear layer u = mᵀx: the flows of a head, orthonormal or free, for C or for any loss.
+
+Those of a head in a ball, and of its scaled loss, stand with the flows of two such layers.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sslmanifold.errors import UserError
@@ -34,7 +40,7 @@ class OrthogonalHeadFlow(OrthogonalFlow):
 
     def start(self, *weights: Tensor) -> FrameState:
         """State of the one m (…, d, z) with mᵀm = I; UserError where it is not."""
-        m = _only(weights)
+        m = only_weight(weights)
         check_orthonormal(m, "W", f"orthogonal W (d×z) needs d ≥ z, got d={m.shape[-2]}, z={m.shape[-1]}")
         return frame_state(m, rows=0)
 
@@ -55,30 +61,45 @@ class MapState(NamedTuple):
     time: float = 0.0
 
 
-class FreeHeadFlow(Flow[MapState]):
-    """ṁ = −∂L/∂m; for C m(t) = e^{−2Ct} m(0): one free layer grows along negative eigenvalues and never blows up."""
+class HeadFlow(Flow[MapState]):
+    """Base of the flows of one layer that the map alone is the state of: RK4 (`tableau`)."""
 
-    name = "free head"
     rate = 2.0
 
     def start(self, *weights: Tensor) -> MapState:
-        """State of the one m (…, d, z)."""
-        return MapState(_only(weights))
+        """State of the one m (…, d, z) at time 0, put on the constraint first."""
+        return MapState(self._feasible(only_weight(weights)))
+
+    def _feasible(self, m: Tensor) -> Tensor:
+        """The nearest map that the constraint allows."""
+        return m
+
+    @abstractmethod
+    def _velocity(self, start: Tensor, moment: Moment) -> Callable[[Tensor], Tensor]:
+        """m ↦ ṁ, both (…, d, z), within a step from ``start``."""
 
     def _step(self, state: MapState, dt: float, moment: Moment) -> MapState:
-        method = tableau(moment)
+        velocity, method = self._velocity(state.m, moment), tableau(moment)
         rates: list[Tensor] = []
         for fraction in method.fractions:
-            m = state.m + fraction * dt * rates[-1] if rates else state.m
-            rates.append(-2 * moment_product(moment, m))
+            rates.append(velocity(state.m + fraction * dt * rates[-1] if rates else state.m))
         m = state.m
         for weight, rate in zip(method.weights, rates, strict=True):
             m = m + weight * dt * rate
         return MapState(m, state.time + dt)
 
 
-def _only(weights: tuple[Tensor, ...]) -> Tensor:
-    """The one weight of a head, float64; UserError for more."""
+class FreeHeadFlow(HeadFlow):
+    """ṁ = −∂L/∂m; for C m(t) = e^{−2Ct} m(0): one free layer grows along negative eigenvalues and never blows up."""
+
+    name = "free head"
+
+    def _velocity(self, start: Tensor, moment: Moment) -> Callable[[Tensor], Tensor]:
+        return lambda m: -2 * moment_product(moment, m)
+
+
+def only_weight(weights: tuple[Tensor, ...]) -> Tensor:
+    """A copy of the one weight of a head, float64; UserError for more."""
     if len(weights) != 1:
         raise UserError(f"a head has one weight (…, d, z), got {len(weights)}: give m alone")
-    return weights[0].detach().double()
+    return weights[0].detach().to(torch.float64, copy=True)  # training moves its own in place

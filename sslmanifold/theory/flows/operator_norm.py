@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from sslmanifold.theory.flows.capped import Cap, CappedFlow, Run, spiked
+from sslmanifold.theory.flows.capped_head import CappedHeadFlow, MapLayer, capped
 from sslmanifold.theory.flows.frobenius import check_radius
 from sslmanifold.theory.limits import operator_norm_optimum
-from sslmanifold.theory.moment_product import Moment
+from sslmanifold.theory.moment_product import Moment, moment_product
 
 
 class OperatorNormFlow(CappedFlow):
@@ -56,6 +57,39 @@ class OperatorNormFlow(CappedFlow):
     def optimum(self, embedding: int, hidden: int | None = None) -> Tensor:
         """c1²c2² Σ_{i ≤ min(z, m)} λ_i (Prop. 3), for h ≥ min(z, m)."""
         return operator_norm_optimum(self._lowest(min(embedding, self.features)), embedding, self.c1, self.c2)
+
+
+class OperatorNormHeadFlow(CappedHeadFlow):
+    """One layer in a ball ‖m‖₂ ≤ c: ṁ = −G + m X, G = ∂L/∂m, with Va the right singular vectors of m where σ = c and
+
+        X = −Va [sym(Vaᵀ X0 Va)]₊ Vaᵀ / c²,  X0 = −mᵀG:
+
+    gradient descent followed by clipping the singular values at c. For C it ends at c² Σ_{i ≤ min(z, m)} λ_i.
+
+    Args:
+        moment: C, see `Flow`.
+        c: radius > 0. A weight outside the ball is clipped onto it at the start.
+    """
+
+    name = "operator norm head"
+
+    def __init__(self, moment: Moment, c: float = 1.0) -> None:
+        super().__init__(moment)
+        check_radius("c1", c)
+        self.c = float(c)
+
+    def _settle(self, m: Tensor) -> Tensor:
+        return self._clipped(m)
+
+    def _move(self, layers: MapLayer, dt: float, moment: Moment) -> MapLayer:
+        return MapLayer(self._clipped(layers.m - 2 * dt * moment_product(moment, layers.m)))
+
+    def _clipped(self, m: Tensor) -> Tensor:
+        return capped(m, [Fixed(self.c**2)] * m.shape[:-2].numel())
+
+    def optimum(self, embedding: int, hidden: int | None = None) -> Tensor:
+        """c² Σ_{i ≤ min(z, m)} λ_i."""
+        return operator_norm_optimum(self._lowest(min(embedding, self.features)), embedding, self.c)
 
 
 class Fixed(Cap):

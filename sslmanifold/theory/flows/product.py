@@ -26,7 +26,7 @@ from sslmanifold.theory.flows.frobenius import check_radius
 from sslmanifold.theory.flows.gram import gram_norm
 from sslmanifold.theory.limits import optimum
 from sslmanifold.theory.moment_product import Moment, moment_product, symmetric_product
-from sslmanifold.theory.state import GramState
+from sslmanifold.theory.state import GramState, two_layers
 
 
 def project_product(w1: Tensor, w2: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -56,8 +56,8 @@ class ProductFlow(ExtrapolatedFlow[GramState]):
         check_radius("c", c)
         self.c = float(c)
 
-    def _begin(self, gram: GramState) -> GramState:
-        return self._move(gram, 0.0, self.moment)
+    def _begin(self, *weights: Tensor) -> GramState:
+        return self._move(two_layers(*weights), 0.0, self.moment)
 
     def _move(self, layers: GramState, dt: float, moment: Moment) -> GramState:
         """W1 += dt W2 gᵀ, W2 += dt W1 g, then `project_product`, on the Gram matrices: one rank-5z update of H1."""

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from sslmanifold.theory.flows.capped import Cap, CappedFlow, Run, Runs, spiked
+from sslmanifold.theory.flows.capped_head import CappedHeadFlow, MapLayer, capped
 from sslmanifold.theory.flows.extrapolate import ExtrapolatedState
+from sslmanifold.theory.gradient import loss_at
 from sslmanifold.theory.limits import operator_norm_optimum
+from sslmanifold.theory.moment_product import Moment, moment_product
 
 
 class ScaledFlow(CappedFlow):
@@ -65,6 +68,44 @@ class ScaledFlow(CappedFlow):
         return operator_norm_optimum(self._lowest(min(embedding, self.features)), embedding)
 
 
+class ScaledHeadFlow(CappedHeadFlow):
+    """Gradient flow of L(m)/‖m‖₂² of one layer, ties of the top singular value included.
+
+    With s = ‖m‖₂² and G = ∂L/∂m: ṁ = −G/s + (2L/s²) m Y, Y ⪰ 0 of trace 1 on the right singular vectors at the top, as
+    in `ScaledFlow`; d‖m‖²/dt = (4L − 2⟨m, G⟩)/s.
+    """
+
+    name = "scaled head"
+    step_limit = 0.11
+
+    def _settle(self, m: Tensor) -> Tensor:
+        return m
+
+    def _move(self, layers: MapLayer, dt: float, moment: Moment) -> MapLayer:
+        m = layers.m
+        cm, s = moment_product(moment, m), _top(m)
+        loss, pull = loss_at(moment, m, cm), (m * cm).sum((-2, -1))
+        budgets, grown = 2 * dt * loss / s**2, 4 * dt * (loss - pull) / s
+        lengths = _longer(m.square().sum((-2, -1)), grown)
+        caps = [
+            Shrunk(budget, length)
+            for budget, length in zip(budgets.reshape(-1), lengths.reshape(-1), strict=True)
+        ]
+        return MapLayer(capped(m - (2 * dt / s)[..., None, None] * cm, caps))
+
+    def _stiffness(self, state: ExtrapolatedState[MapLayer]) -> float:
+        return self.rate / float(_top(state.fine.m).min())
+
+    def loss(self, state: ExtrapolatedState[MapLayer]) -> Tensor:
+        """L(m)/‖m‖₂², the objective as differentiated, extrapolated like m: (…)."""
+        fine, coarse = (loss_at(self.moment, x.m) / _top(x.m) for x in (state.fine, state.coarse))
+        return 2 * fine - coarse
+
+    def optimum(self, embedding: int, hidden: int | None = None) -> Tensor:
+        """Σ_{i ≤ min(z, m)} λ_i."""
+        return operator_norm_optimum(self._lowest(min(embedding, self.features)), embedding)
+
+
 class Shrunk(Cap):
     """Singular values lowered to a common level x such that Σ (√s_i/x − 1)₊ = −budget, then Tr H restored.
 
@@ -99,6 +140,11 @@ class Shrunk(Cap):
         # The level is the largest candidate: taking in a value below the level can only lower it.
         candidates = torch.where(count > 0, candidates, torch.zeros_like(candidates))
         return candidates.max() ** 2
+
+
+def _top(m: Tensor) -> Tensor:
+    """‖m‖₂² (…,) of m (…, d, z)."""
+    return torch.linalg.eigvalsh(m.mT @ m)[..., -1]
 
 
 def _longer(trace: Tensor, grown: Tensor) -> Tensor:
