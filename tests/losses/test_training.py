@@ -90,3 +90,27 @@ def test_no_negatives_are_drawn_for_losses_of_a_batch(compose_config: Callable[.
     for name in BATCH_LOSSES:
         data = Experiment(compose_config(f"loss={name}", *SMALL[:2])).datamodule
         assert data.triplets.full(0, torch.float64).negatives is None
+
+
+def test_a_head_learns_step_by_step(tmp_path: Path) -> None:
+    """loss=barlow_linear, one free layer: the run's own flow and the map of `solve_stepwise` from its own start."""
+    from sslmanifold.theory import pair_correlation, solve_stepwise
+
+    lines = (
+        "data=gaussian", "data.spectrum=[3,1,0.3]", "data.n=80", "model=head", "constraint=none", "loss=barlow_linear",
+        "trainer.precision=64-true", "callbacks=[ode]",
+    )  # fmt: skip
+    gaps, deviations = [], []
+    for halving in (1, 2):
+        run = train(
+            *lines, f"optimizer.lr={0.002 / halving}", f"trainer.max_steps={200 * halving}",
+            run_dir=tmp_path / str(halving),
+        )  # fmt: skip
+        batch = Experiment(run.config).datamodule.train_dataloader().batch(0)
+        (m,) = (weight[0].double() for weight in run.model.weights)
+        start = torch.from_numpy(run.trajectory["ode_m"][0, 0])
+        exact = solve_stepwise(pair_correlation(batch.x, batch.positives), start, [0.4])
+        gaps.append(float(torch.linalg.matrix_norm(m - exact.m[0])))
+        deviations.append(run.summary["ode/deviation_max"])
+    assert 1.9 < gaps[0] / gaps[1] < 2.1
+    assert 1.9 < deviations[0] / deviations[1] < 2.1
