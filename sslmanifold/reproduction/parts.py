@@ -1,6 +1,6 @@
 """Every part of the paper, in the order of the paper."""
 
-from sslmanifold.reproduction.figures import constraints, fig1, fig2, fig3, fig4, fig5, fig6, naive
+from sslmanifold.reproduction.figures import constraints, fig1, fig2, fig3, fig4, fig5, fig6, losses, naive
 from sslmanifold.reproduction.part import Part
 from sslmanifold.reproduction.statements import (
     conjecture2,
@@ -20,6 +20,7 @@ PARTS: dict[str, Part] = {
         lemma1.PART,
         naive.PART,
         remarks.PART,
+        losses.PART,
         proposition2.PART,
         proposition3.PART,
         fig1.PART,
