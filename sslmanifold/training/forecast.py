@@ -225,7 +225,8 @@ def _row(
     shape = experiment.module.network.shape
     begun = start(constraint)
     steps = step_at(experiment, float(times[-1])) or experiment.steps
-    limit = _EVALUATIONS * (steps + 2 * len(times))
+    # replicas are solved in turn where a constraint caps singular values
+    limit = _EVALUATIONS * (steps + 2 * len(times)) * experiment.options["replicas"]
     flow = constraint.flow(drive.of(shape.dim, limit), shape)
     if flow is None:
         raise UserError(f"no exact flow for {shape.layers} layers")
