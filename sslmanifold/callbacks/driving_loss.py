@@ -14,6 +14,9 @@ from sslmanifold.theory import LossGradient, SampleLoss, cross_moment
 from sslmanifold.theory.gradient import Loss
 from sslmanifold.theory.moment_product import Moment
 
+# Gradients that a flow may take: two or three a step are usual, hundreds for a while near a singularity.
+_HEAD_START, _PER_STEP = 500, 50
+
 
 class DrivingLoss:
     """The loss that each step of a run differentiates, as its flow takes it.
@@ -43,6 +46,7 @@ class DrivingLoss:
         self.samples: SampleLoss | None = None
         self.smallest, self.crossed = float("inf"), False
         self._sides: Tensor | None = None
+        self._granted, self._replicas = 0, module.network.replicas
         self._normalized = bool(getattr(module.loss, "normalize", False))
         self._hinges: Callable[..., Tensor] | None = getattr(module.loss, "hinges", None)
         self._at: Callable[[int], Callable[..., Tensor]] | None = getattr(module.loss, "at", None)
@@ -77,6 +81,15 @@ class DrivingLoss:
     @property
     def changes(self) -> bool:
         return self.follows_batches or self.follows_draws
+
+    def allow(self, steps: int) -> None:
+        """Let the flow's gradients be so many times those of training up to this step, and not more."""
+        if isinstance(self.moment, LossGradient):
+            granted = (
+                _HEAD_START + _PER_STEP * steps
+            ) * self._replicas  # solved in turn where values are capped
+            allowed = 0 if self.moment.allowed is None else self.moment.allowed
+            self.moment.allowed, self._granted = allowed + granted - self._granted, granted
 
     def of_step(self, module: Recorded) -> Moment | None:
         """What the step just taken differentiated; None where it is what every step does."""
@@ -132,12 +145,18 @@ class DrivingLoss:
     def state_dict(self) -> dict[str, Any] | None:
         if not isinstance(self.moment, LossGradient):
             return None
-        path = {"smallest": self.smallest, "crossed": self.crossed, "sides": self._sides}
+        path = {
+            "granted": self._granted,
+            "smallest": self.smallest,
+            "crossed": self.crossed,
+            "sides": self._sides,
+        }
         return {**self.moment.state_dict(), **path}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         if state is not None and isinstance(self.moment, LossGradient):
             self.moment.load_state_dict(state)
+            self._granted = state.get("granted", 0)
             self.smallest, self.crossed, self._sides = state["smallest"], state["crossed"], state["sides"]
 
 

@@ -21,7 +21,7 @@ from sslmanifold.errors import UserError, notice
 from sslmanifold.metrics import subspace_distance
 from sslmanifold.theory.flows.base import Flow, FlowBlowUp, pack, unpack
 from sslmanifold.theory.flows.clocks import OwnClocks
-from sslmanifold.theory.gradient import LossGradient
+from sslmanifold.theory.gradient import LossGradient, Unfinished
 from sslmanifold.theory.moment_product import LARGEST_MOMENT
 
 _TINY = torch.finfo(torch.float64).tiny
@@ -46,6 +46,7 @@ class MapComparison:
         self.flow: Flow | None = None
         self.state: Any = None
         self.blow_up_time: float | None = None
+        self.unfinished_at: int | None = None  # the step at which the flow was given up
         self._clipped = False
         self._resumed: dict[str, Any] | None = None
         self._driving: DrivingLoss | None = None
@@ -91,6 +92,13 @@ class MapComparison:
             return
         self._advance(module)
 
+    @staticmethod
+    def _unfinished() -> str:
+        return (
+            "the loss changes there faster than a training step can see, and following it takes many times the "
+            "training (losses on the unit sphere: loss.normalize=false; or a smaller optimizer.lr)"
+        )
+
     def end(self, module: Recorded) -> None:
         """The last row is that of the last step."""
         going_on = self.flow is not None and self.state is not None and module.diverged_at is None
@@ -105,8 +113,15 @@ class MapComparison:
         moment = self._driving.of_step(module)
         if moment is not None and isinstance(moment, LossGradient):
             self.flow.drive(moment)
+        self._driving.allow(module.steps_done)
         try:
             self.state = self.flow.advance(self.state, step, moment)  # type: ignore[arg-type]
+        except Unfinished:
+            self.state, self.unfinished_at, self._deviation = None, module.steps_done, None
+            notice(
+                f"the comparison with the exact dynamics ends at step {module.steps_done}: {self._unfinished()}"
+            )
+            return
         except FlowBlowUp as blow_up:
             self.state, self.blow_up_time = None, float(blow_up.time)
             self._deviation = None
@@ -165,6 +180,8 @@ class MapComparison:
             meaning += self._driving.rough()
             if self._clipped:
                 meaning.append("a clipped step takes the time of its clipped length")
+            if self.unfinished_at is not None:
+                meaning.append(f"the flow was given up at step {self.unfinished_at}: {self._unfinished()}")
             if self.departures:
                 meaning.append(f"approximate: {'; '.join(self.departures)}")
             if meaning:
@@ -181,6 +198,7 @@ class MapComparison:
         return {
             "state": state,
             "blow_up_time": self.blow_up_time,
+            "unfinished_at": self.unfinished_at,
             "deviation_max": self._deviation_max,
             "time": self.time,
             "momentum_weight": self.effective_step.weight,
@@ -193,6 +211,7 @@ class MapComparison:
         if state_dict:
             self._resumed = state_dict
             self.blow_up_time = state_dict["blow_up_time"]
+            self.unfinished_at = state_dict.get("unfinished_at")
             self._deviation_max = state_dict["deviation_max"]
             self.time = state_dict["time"]
             self.effective_step.weight = state_dict["momentum_weight"]

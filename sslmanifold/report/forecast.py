@@ -20,7 +20,7 @@ def print_forecast(found: Forecast) -> None:
     names = ", ".join(f"{key}={value}" for key, value in found.names.items())
     say(f"forecast of {names}")
     steps = "never reached by its schedule" if found.steps is None else f"{found.steps} steps"
-    way = f"over t = {number(found.time)} ({steps} of lr={number(found.lr)})"
+    way = f"over t = {number(found.time)} ({steps})"
     say(f"effective rank of {found.embedding} and loss, from {found.origin}, {way}")
     console.print(forecast_table(found))
     projected = [row for row in found.rows if row.start is not None and not row.start.same]

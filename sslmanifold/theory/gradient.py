@@ -22,6 +22,10 @@ _TELLING = 1e-4
 _FORGET = 0.98
 
 
+class Unfinished(UserError):
+    """A flow takes more evaluations of its loss than it was allowed."""
+
+
 class Tableau(NamedTuple):
     """A Runge–Kutta method each of whose stages starts from the one before: stage times and weights."""
 
@@ -45,6 +49,9 @@ class LossGradient:
         order: of the steps that a flow takes with it: 4, or 2 at half the evaluations, as far below the error of a
             training step of the same length.
         dtype, device: in and on which the loss is evaluated; states stay float64 where they are.
+
+    Attributes:
+        allowed: gradients that may still be asked for, None for any number.
 
     Raises:
         UserError: for another order, or a dtype other than float32 and float64; from a product, for a loss that does
@@ -71,6 +78,7 @@ class LossGradient:
         self.features = features
         self.dtype, self.device = dtype, device
         self.tableau = RK4 if order == 4 else MIDPOINT
+        self.allowed: int | None = None
         self._curvature: float | None = None
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -78,15 +86,16 @@ class LossGradient:
         """The same for the loss of another batch, which goes on with what is known of the curvature."""
         order = 4 if self.tableau is RK4 else 2
         other = LossGradient(loss, self.features, order=order, dtype=self.dtype, device=self.device)
-        other._curvature = self._curvature
+        other._curvature, other.allowed = self._curvature, self.allowed
         return other
 
     def state_dict(self) -> dict[str, object]:
         """What it knows of the path so far, for a checkpoint."""
-        return {"curvature": self._curvature, "last": None if self._last is None else list(self._last)}
+        last = None if self._last is None else list(self._last)
+        return {"curvature": self._curvature, "last": last, "allowed": self.allowed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._curvature = state["curvature"]
+        self._curvature, self.allowed = state["curvature"], state.get("allowed", self.allowed)
         self._last = None if state["last"] is None else (state["last"][0], state["last"][1])
 
     def value(self, m: Tensor) -> Tensor:
@@ -112,6 +121,13 @@ class LossGradient:
 
     def gradient(self, m: Tensor) -> Tensor:
         """∂L/∂m (…, d, z), float64."""
+        if self.allowed is not None:
+            self.allowed -= 1
+            if self.allowed < 0:
+                raise Unfinished(
+                    "the loss changes too fast on the path: its flow takes ever more evaluations (a singularity, such "
+                    "as a norm at 0, or a kink); start elsewhere, or smooth it"
+                )
         with torch.enable_grad():
             point = m.detach().to(self.device, self.dtype).requires_grad_()
             value = self._checked(point)

@@ -109,7 +109,8 @@ def _require_linear(experiment: Experiment) -> None:
 def _solve(experiment: Experiment, drive: Drive, times: Tensor) -> Solution:
     network, constraint = experiment.module.network, experiment.constraint
     weights = [weight.detach().double() for weight in network.weights]
-    limit = _EVALUATIONS * (experiment.steps + len(times))
+    # replicas are solved in turn where a constraint caps singular values
+    limit = _EVALUATIONS * (experiment.steps + len(times)) * network.replicas
     try:
         drive.flow(constraint, network.shape, limit)
         if drive.loss is None:

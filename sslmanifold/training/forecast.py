@@ -224,7 +224,8 @@ def _row(
     shape = experiment.module.network.shape
     begun = start(constraint)
     steps = step_at(experiment, float(times[-1])) or experiment.steps
-    limit = _EVALUATIONS * (steps + 2 * len(times))
+    # replicas are solved in turn where a constraint caps singular values
+    limit = _EVALUATIONS * (steps + 2 * len(times)) * experiment.options["replicas"]
     drive.flow(constraint, shape, limit)  # says so where there is none
 
     def solved(at: Tensor) -> tuple[Solution, Tensor]:

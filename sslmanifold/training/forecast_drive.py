@@ -115,6 +115,8 @@ def _notes(experiment: Experiment) -> list[str]:
         notes.append(f"this is the flow of the linear network: model.activation={activation} is not in it")
     optimizer = experiment.module.build_optimizer(experiment.module.network.weights)
     found = counted_otherwise(optimizer)
+    if experiment.adaptive:  # the first of them: here gradient steps stand in, see `time_of_training`
+        found[0] = f"the steps of {type(optimizer).__name__} have no time, gradient steps stand in"
     flags = experiment.flags
     found += outside_the_flow(optimizer, flags.gradient_clip_val, flags.gradient_clip_algorithm)
     if found:

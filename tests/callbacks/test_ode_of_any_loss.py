@@ -1,5 +1,6 @@
 """The exact flow beside training on losses that have no C: first order, batches, resumes, and what it costs."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,3 +141,29 @@ def test_what_is_drawn_anew_is_said(train: Callable[..., Run]) -> None:
     assert "drawn" not in fixed.get("ode/meaning", "")
     for summary in (drawn, fixed):
         assert summary["ode/deviation_max"] < 0.05
+
+
+def compared(run: Run) -> list[float]:
+    return [value for value in run.metrics["ode/deviation"] if not math.isnan(value)]
+
+
+def test_a_flow_that_does_not_keep_up_is_given_up(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Near a singularity a flow may take thousands of gradients a step: training goes on, and the summary says it."""
+    from sslmanifold.callbacks import driving_loss
+
+    line = (*BASE, "loss=infonce", "optimizer.lr=0.01", "trainer.log_every_n_steps=1")
+    whole = train(*line, "trainer.max_steps=8")
+    monkeypatch.setattr(driving_loss, "_HEAD_START", 15)
+    monkeypatch.setattr(driving_loss, "_PER_STEP", 1)
+    given_up = train(*line, "trainer.max_steps=8")
+    assert given_up.summary["status"] == "completed"
+    assert "the flow was given up at step" in given_up.summary["ode/meaning"]
+    ours, theirs = (compared(run) for run in (given_up, whole))
+    assert 1 < len(ours) < len(theirs)
+    assert ours == theirs[: len(ours)]
+    train(*line, "trainer.max_steps=2", folder=tmp_path)
+    resumed = train(*line, "trainer.max_steps=8", f"ckpt_path={tmp_path}", folder=tmp_path)
+    assert compared(resumed) == ours
+    assert resumed.summary["ode/meaning"] == given_up.summary["ode/meaning"]
