@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from sslmanifold.errors import printable
 from sslmanifold.report import findings
+from sslmanifold.report.foretold import HEADINGS, foretold
 from sslmanifold.report.groups import cell, data_names, grouped
 from sslmanifold.report.records import Record, swept_value, telling_keys
 from sslmanifold.report.terminal import COLUMNS, number
@@ -45,6 +46,9 @@ def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:
             f"### {meaning.heading}",
             _table(["constraint", *names], [(g.label, *(cell(g.on(d), key) for d in names)) for g in groups]),
         ]
+    forecasts = foretold(records)
+    if forecasts:
+        parts += ["## Forecast", _table(HEADINGS, forecasts)]
     predictions = findings.predicted_against_seen(groups, records)
     if predictions:
         parts += [

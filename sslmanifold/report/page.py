@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from sslmanifold.report import findings
 from sslmanifold.report.charts import charts
+from sslmanifold.report.foretold import HEADINGS, foretold
 from sslmanifold.report.groups import cell, data_names, grouped
 from sslmanifold.report.records import Record, is_collapsed, swept_value, telling_keys
 from sslmanifold.report.terminal import COLUMNS, number
@@ -121,6 +122,7 @@ def report_page(records: Sequence[Record], title: str, out: Path) -> str:
             )
             count += 1
         body.append("</div>")
+    body.append(_foretold(foretold(records)))
     body += [_predictions(findings.predicted_against_seen(groups, records)), _jobs(records, keys, out)]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -212,6 +214,16 @@ def _means(records: Sequence[Record], groups: Sequence[Any]) -> str:
         f'<h2>Constraint × data</h2><p class="lead">{note}</p><div class="grid">{"".join(parts)}</div>'
         if parts
         else ""
+    )
+
+
+def _foretold(rows: Sequence[tuple[str, ...]]) -> str:
+    if not rows:
+        return ""
+    table = _table(HEADINGS, [[escape(c) for c in row] for row in rows])
+    return (
+        '<h2>Forecast</h2><p class="lead">Which constraint keeps which effective rank at which loss, by the exact '
+        f'flows (sslmanifold forecast).</p><div class="card scroll">{table}</div>'
     )
 
 

@@ -230,3 +230,29 @@ def test_shades_of_one_colour() -> None:
     assert lighter("#000000", 0, 3) == "#000000"
     assert lighter("#000000", 1, 3) == "#393939"
     assert lighter("#0072B2", 0, 1) == "#0072B2"
+
+
+def test_forecasts_are_shown(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
+    """Of forecast.json in a run folder, as text; of anything else under that name nothing."""
+    import json
+
+    folder = write_run(tmp_path / "a")
+    rows = [
+        {"constraint": "none", "own": True, "rank/effective": 1.0, "rank/smallest": 1.0, "ode/blow_up_time": 0.1,
+         "predicted/steps_to_collapse": 13, "train/loss": None, "train/optimum": None},
+        {"constraint": "orthogonal", "own": False, "rank/effective": 1.999, "rank/smallest": 1.8, "train/loss": -3.25,
+         "train/optimum": -3.5, "predicted/steps_to_collapse": None, "ode/blow_up_time": None},
+        {"constraint": "<b>deep</b>", "reason": "no exact flow"},
+        "no row",
+    ]  # fmt: skip
+    folder.forecast.write_text(json.dumps({"kind": "forecast", "constraints": rows}))
+    for number, text in enumerate(("[1]", "{", '{"constraints": 3}')):
+        write_run(tmp_path / f"b{number}").forecast.write_text(text)
+    write_report([tmp_path])
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| a | none (this run) | 1 | 1 | step 13 | diverges |  |" in markdown
+    assert "| a | orthogonal | 1.999 | 1.8 | not in this time | -3.25 | -3.5 |" in markdown
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Forecast</h2>" in page
+    assert "&lt;b&gt;deep&lt;/b&gt;" in page
+    assert "<b>deep" not in page
