@@ -128,7 +128,7 @@ def _polar_of_large_step(y: Tensor, e: Tensor, scale: Tensor, distance: Tensor) 
     out = torch.full_like(y, torch.nan)
     if bool(good.any()):
         e = torch.where(good[..., None, None], e, torch.zeros_like(e))
-        worst = float(torch.where(good, distance, 0.0).amax())
+        worst = float(torch.where(good, distance.detach(), 0.0).amax())
         root = _newton_schulz(add_to_diagonal(e, 1.0), worst, torch.finfo(y.dtype).eps)
         out = y @ root.mul_(scale.rsqrt())
         if worst > 0.4:

@@ -110,6 +110,16 @@ def test_vmap_is_a_batch(manifold, shape):
         torch.testing.assert_close(each, torch.func.jacfwd(manifold.projx)(point), atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("error")
+def test_projections_of_what_is_differentiated_warn_of_nothing(shape):
+    y = torch.randn(
+        3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
+    for manifold in (*STIEFEL, *BALLS):
+        for projected in (manifold.projx(y), torch.vmap(manifold.projx)(y)):
+            projected.sum().backward()
+
+
 def test_vmap_of_matrices_too_large_for_a_dense_solution():
     y = torch.randn(2, 60, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ball = SpectralBall(3.0)
