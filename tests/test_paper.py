@@ -28,7 +28,7 @@ STATEMENTS = [
     ("naive", "Proposition 1: as a consequence", CORRECTED),
     ("naive", "Section 2: regression", HOLDS),
     ("remarks", "Remark 2: InfoNCE", CORRECTED),
-    ("remarks", "Remark 2: under the spectral", HOLDS),
+    ("remarks", "Remark 2: under the spectral contrastive loss the", HOLDS),
     ("remarks", "Remark 3", CORRECTED),
     ("losses", "Remark 2: dimension collapse would also", CORRECTED),
     ("losses", "Remark 2: under the spectral contrastive loss, whose", CORRECTED),
