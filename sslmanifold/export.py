@@ -85,9 +85,9 @@ def write_onnx(network: ConstrainedNetwork | LinearMap, path: Path, opset: int) 
 
 
 def write_npz(network: ConstrainedNetwork | LinearMap, path: Path) -> tuple[Path, float]:
-    """Matrices: ``w1`` (h, d), …, ``wL`` (h, z), none of a head, which is its map; ``mean``, ``scale`` and ``components`` where there is
-    preprocessing; the name ``activation``; and ``map`` (d, z), float64, of a linear network. A leading S with S > 1
-    replicas.
+    """Matrices: ``w1`` (h, d), …, ``wL`` (h, z), none of a head, which is its map; ``mean``, ``scale`` and
+    ``components`` where there is preprocessing; the name ``activation``; and ``map`` (d, z), float64, of a linear
+    network. A leading S with S > 1 replicas.
 
     With ``x = ((raw − mean) / scale) @ components`` the embedding is ``activation(x @ w1.T) @ w2``, or ``x @ map``.
     """
