@@ -218,19 +218,20 @@ class Saving(lightning.Callback):
 
 
 @pytest.mark.forks
-@pytest.mark.parametrize("name", ["product", "scaled"])
-def test_two_processes_step_as_one(name: str, tmp_path: Path) -> None:
-    for processes in (2, 1):
-        torch.manual_seed(0)
-        trainer = lightning.Trainer(
-            max_steps=10, accelerator="cpu", devices=processes, strategy="ddp_fork" if processes == 2 else "auto",
-            logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-            callbacks=[ConstrainedStep(name, WEIGHTS), *[Saving(tmp_path)] * (processes == 2)],
-        )  # fmt: skip
-        module = Unequal() if processes == 2 else Strangers()
-        factors = torch.ones(10 * processes, dtype=torch.float64)
-        trainer.fit(module, torch.utils.data.DataLoader(factors, batch_size=1))
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    for a, b, alone in zip(first, second, chain(module), strict=True):
-        assert torch.equal(a, b)
-        torch.testing.assert_close(a, alone, rtol=1e-9, atol=1e-12)
+def test_two_processes_step_as_one(tmp_path: Path) -> None:
+    for name in ("product", "scaled"):
+        for processes in (2, 1):
+            torch.manual_seed(0)
+            trainer = lightning.Trainer(
+                max_steps=10, accelerator="cpu", devices=processes,
+                strategy="ddp_fork" if processes == 2 else "auto",
+                logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+                callbacks=[ConstrainedStep(name, WEIGHTS), *[Saving(tmp_path)] * (processes == 2)],
+            )  # fmt: skip
+            module = Unequal() if processes == 2 else Strangers()
+            factors = torch.ones(10 * processes, dtype=torch.float64)
+            trainer.fit(module, torch.utils.data.DataLoader(factors, batch_size=1))
+        first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+        for a, b, alone in zip(first, second, chain(module), strict=True):
+            assert torch.equal(a, b)
+            torch.testing.assert_close(a, alone, rtol=1e-9, atol=1e-12)

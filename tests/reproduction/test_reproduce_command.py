@@ -74,6 +74,7 @@ def test_figures_claims_and_readme(written: Path) -> None:
             assert "alf moons" in image.info["Description"]
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_no_number(written: Path, tmp_path: Path) -> None:
     assert call(tmp_path, "figure=[naive,5,theorem3]", "jobs=1").returncode == 0
     alone, together = read_claims(tmp_path / "out"), read_claims(written / "out")
@@ -119,6 +120,7 @@ def test_the_readme_gallery_was_made_by_the_full_command() -> None:
             assert "quick" not in command
 
 
+@pytest.mark.slow
 def test_a_finished_part_is_kept_unless_forced_or_asked_with_another_seed(written: Path) -> None:
     part = written / "out" / "parts" / "theorem3.json"
     before = part.stat().st_mtime_ns
@@ -172,7 +174,7 @@ def test_a_killed_worker_is_a_message(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_interrupted_part_is_not_kept(tmp_path: Path, jobs: int) -> None:
     command = line(tmp_path, "figure=[lemma1,6,3]", f"jobs={jobs}")
     trained = tmp_path / "out" / "runs"

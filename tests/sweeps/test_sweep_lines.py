@@ -156,6 +156,7 @@ def test_optuna_minimises_a_summary_key(scratch: Path) -> None:
     assert best["best_value"] == pytest.approx(min(gaps))
 
 
+@pytest.mark.slow
 def test_joblib_killed_in_the_middle_and_resumed(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same table as a sweep that nobody stopped."""
     line = [

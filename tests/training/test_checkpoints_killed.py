@@ -17,7 +17,7 @@ from sslmanifold.runs import Run
 
 OVERRIDES = [
     "data=digits", "data.batch_size=100", "data.resample=epoch", "loss.reduction=mean", "optimizer.momentum=0.5",
-    "callbacks=[spectrum,ode]", "callbacks.ode.approximate=true", "trainer.max_steps=1200",
+    "callbacks=[spectrum,ode]", "callbacks.ode.approximate=true", "trainer.max_steps=700",
     "checkpoint.every_n_steps=50",
 ]  # fmt: skip
 
@@ -57,14 +57,14 @@ def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, s
     assert not (folder / "summary.json").exists()
 
     second = start("ckpt_path='run a=b'", cwd=cwd)
-    wait_for_step(second, folder, 500)
+    wait_for_step(second, folder, 350)
     second.send_signal(signal.SIGTERM)
     out, err = second.communicate()
     assert second.returncode == 130, err
     stopped = Run(folder).summary
     assert stopped["status"] == "interrupted"
     assert "SIGTERM" in stopped["reason"]
-    assert stopped["steps"] < 1200
+    assert stopped["steps"] < 700
     assert (
         read_checkpoint(folder / "checkpoints" / "last.ckpt")["sslmanifold"]["steps_done"] == stopped["steps"]
     )
