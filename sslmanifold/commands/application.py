@@ -23,7 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from sslmanifold.config.arguments import named_folder, require_plain, split_flags, unquoted
 from sslmanifold.config.compose import composition_message, of_no_choice, reason
 from sslmanifold.config.location import command_dir
-from sslmanifold.errors import OutputError, UserError, printable
+from sslmanifold.errors import Interrupted, OutputError, UserError, is_of_a_signal, printable
 from sslmanifold.runs import ENDED
 
 # also the status of a usage error in argparse and in most shells' built-ins
@@ -72,7 +72,7 @@ def run_application(
         with _sigterm_interrupts():
             application()
     except (HydraException, OmegaConfBaseException) as error:
-        if _is_of_a_signal(error):
+        if is_of_a_signal(error):
             return _interrupted(command)
         # a grid is composed as a whole before its first job: a choice that does not exist stops it here
         return complain(command, composition_message(error, command, arguments), EXIT_MISTAKE)
@@ -85,7 +85,7 @@ def run_application(
         # every job has its result, and yet something is wrong: with optimized_metric, say, or the folder
         return status or complain(command, str(error), EXIT_FAILED)
     except Exception as error:
-        if _is_of_a_signal(error):
+        if is_of_a_signal(error):
             return _interrupted(command)
         if of_no_choice(error):
             return complain(command, composition_message(error, command, arguments), EXIT_MISTAKE)
@@ -100,15 +100,9 @@ def run_application(
 
 
 def _interrupted(command: str) -> int:
+    Interrupted.came = False
     _end_of_sweep(command)
     return complain(command, "interrupted", EXIT_INTERRUPTED)
-
-
-def _is_of_a_signal(error: BaseException | None) -> bool:
-    """Whether an error hides a KeyboardInterrupt: what cleans up in OmegaConf after one stumbles over half a node."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _refuse_redirections(overrides: list[str]) -> None:
@@ -205,13 +199,15 @@ def _of_the_disk(error: Exception) -> str | None:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Outside training, which has an answer of its own, SIGTERM ends a command as Ctrl-C does."""
+    """Outside training, which has an answer of its own, SIGTERM ends a command as Ctrl-C does, and it is noted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if before[signal.SIGTERM] == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    Interrupted.came = False
+    for number, handler in before.items():
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, Interrupted.answer)
     try:
         yield
     finally:
@@ -225,7 +221,7 @@ def only_note_a_signal() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, Interrupted.answer):
             signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 

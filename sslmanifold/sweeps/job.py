@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
 from sslmanifold.config.compose import plain, reason
-from sslmanifold.errors import OutputError, UserError
+from sslmanifold.errors import OutputError, UserError, is_of_a_signal
 from sslmanifold.runs import Run, RunFolder, atomic
 from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.identity import config_key
@@ -51,6 +51,8 @@ def run_job(
         if resume:
             folder = _place(key, folder, sweep_dir)
     except Exception as error:
+        if is_of_a_signal(error):
+            raise KeyboardInterrupt from error
         _leave_summary(folder, config, choices, error)
         raise JobFailed(reason(error)) from None
     with claimed(folder, wait=True):
@@ -73,6 +75,8 @@ def run_job(
                 )
             return train(options, folder), False
         except Exception as error:
+            if is_of_a_signal(error):
+                raise KeyboardInterrupt from error
             _leave_summary(folder, config, choices, error)
             raise JobFailed(reason(error)) from None
 

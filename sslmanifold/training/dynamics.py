@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from sslmanifold.config.check import validated
-from sslmanifold.errors import OutputError, UserError, notice
+from sslmanifold.errors import OutputError, UserError, is_of_a_signal, notice
 from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
 from sslmanifold.models.linear_map import LinearMap
 from sslmanifold.runs import Run, RunFolder
@@ -56,7 +56,7 @@ def solve_dynamics(config: dict[str, Any], run_dir: str | Path) -> Run:
         try:
             return _solved(config, folder, started)
         except (Exception, KeyboardInterrupt) as error:
-            stopped = isinstance(error, KeyboardInterrupt)
+            stopped = is_of_a_signal(error)
             reason = "stopped by a signal" if stopped else str(error) or type(error).__name__
             status = "interrupted" if stopped or isinstance(error, OutputError) else "failed"
             with suppress(OutputError):  # the error in hand is the one to tell

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from sslmanifold.callbacks.observer import Observer
 from sslmanifold.config.targets import Opened, named_packages, require_targets
-from sslmanifold.errors import OutputError, UserError, notice
+from sslmanifold.errors import OutputError, UserError, is_of_a_signal, notice
 from sslmanifold.loggers.metrics import MetricsLogger
 from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run, RunFolder
@@ -85,11 +85,13 @@ def _begun(config: dict[str, Any], folder: RunFolder) -> Run:
         experiment = Experiment(config)
     except (Exception, KeyboardInterrupt) as error:
         choices: dict[str, Any] = {key: config[key] for key in ("seed", "replicas") if key in config}
-        stopped = isinstance(error, KeyboardInterrupt)
+        stopped = is_of_a_signal(error)
         status = "interrupted" if stopped else "failed"
         reason = "stopped before the first step" if stopped else str(error)
         with suppress(OutputError):  # the error in hand is the one to tell
             folder.write_summary(summary(status, reason, choices))
+        if stopped and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
         raise
     return _Training(experiment, folder, None).run()
 

@@ -34,6 +34,7 @@ class Interruption(Callback):
         self.stopped = False
         self.ended = False
         self.deaf = False
+        self._raised = False
         self._trainer: lightning.Trainer | None = None
         self._previous: dict[int, Any] = {}
 
@@ -52,8 +53,9 @@ class Interruption(Callback):
         return ", ".join(signal.Signals(number).name for number in self.seen) or "a signal"
 
     def explains(self, error: BaseException) -> bool:
-        """Whether a signal is what made this error: Lightning turns it into a SystemExit of its own."""
-        if isinstance(error, KeyboardInterrupt | SIGTERMException):
+        """Whether a signal is what made this error: Lightning turns it into a SystemExit of its own,
+        compiled code into any error."""
+        if self._raised or isinstance(error, KeyboardInterrupt | SIGTERMException):
             return True
         return isinstance(error, SystemExit) and bool(self.seen)
 
@@ -65,11 +67,10 @@ class Interruption(Callback):
         self.seen.append(number)
         if self.deaf:
             return
-        if len(self.seen) > 1:
-            raise KeyboardInterrupt
-        if self.ended:
+        if self.ended and len(self.seen) == 1:
             return
-        if self._trainer is None:
+        if len(self.seen) > 1 or self._trainer is None:
+            self._raised = True
             raise KeyboardInterrupt
         self.stopped = True
         stop(self._trainer)

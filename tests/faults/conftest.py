@@ -55,6 +55,7 @@ class Command:
         self.log = cwd / f".log{time.monotonic_ns()}"
         request = {"arguments": arguments, "cwd": str(cwd), "log": str(self.log), **options}
         self.pid: int = forge.ask(request)
+        self._status: int | None = None  # a process can be waited for once
 
     def wait(self, timeout: float = 120.0) -> int:
         """Its exit status, negative for a signal."""
@@ -64,7 +65,9 @@ class Command:
 
     def ended(self, timeout: float = 0.0) -> int | None:
         """Its exit status, None while it runs."""
-        return self._forge.ask({"wait": self.pid, "timeout": timeout})
+        if self._status is None:
+            self._status = self._forge.ask({"wait": self.pid, "timeout": timeout})
+        return self._status
 
     def said(self) -> str:
         """What it printed."""

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +180,26 @@ def test_a_signal_while_hydra_composes_is_an_interruption(
     assert ended.value.code == 130
     assert capsys.readouterr().err == "sslmanifold train: interrupted\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_that_compiled_code_turns_into_an_error_of_its_own_is_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pydantic's schemas answer a KeyboardInterrupt with a SchemaError that has neither cause nor context."""
+
+    def swallowing(*arguments: Any) -> None:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        raise RuntimeError("Error building `model` serializer")
+
+    monkeypatch.setattr(fit, "Experiment", swallowing)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *LINE, f"hydra.run.dir={tmp_path / 'run'}"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "sslmanifold train: interrupted\n"
+    assert Run(tmp_path / "run").summary["status"] == "interrupted"
+    monkeypatch.undo()
+    with pytest.raises(SystemExit) as ended:  # and nothing remembers it
+        main(["train", *LINE, f"hydra.run.dir={tmp_path / 'run'}", "overwrite=true", "trainer.max_steps=-3"])
+    assert ended.value.code == 2
