@@ -5,7 +5,6 @@ No traceback, and nothing in them that steers a terminal.
 
 import sys
 import unicodedata
-from typing import Any
 
 # characters that turn the direction of a line, so that it reads as another
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -44,28 +43,3 @@ class OutputError(UserError):
 def notice(text: str) -> None:
     """One line on standard error about a run that goes on: what it chose, leaves out, or only approximates."""
     print(f"sslmanifold: {printable(text)}", file=sys.stderr, flush=True)
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal that ends a command, and the memory that it came.
-
-    Compiled code that it is raised through may answer with an error of its own (pydantic's schemas do), whose cause
-    and context no longer name it.
-    """
-
-    came = False
-
-    @classmethod
-    def answer(cls, number: int, frame: Any) -> None:
-        """A signal handler, as ``signal.default_int_handler`` is."""
-        Interrupted.came = True
-        raise cls
-
-
-def is_of_a_signal(error: BaseException | None) -> bool:
-    """Whether an error is a KeyboardInterrupt, or what other code made of one."""
-    if Interrupted.came:
-        return True
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,8 @@ from sslmanifold.callbacks.observer import Observer, Recorded
 from sslmanifold.callbacks.snapshot import Snapshot
 from sslmanifold.callbacks.tap import submodule, untouched
 from sslmanifold.errors import UserError, notice
+
+Metric = Literal["euclidean", "cosine"]
 
 
 def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,8 +42,15 @@ def least_squares_labels(train: Tensor, y: Tensor, test: Tensor, classes: int, a
     return (test @ weights + offset).argmax(-1)
 
 
-def neighbour_labels(train: Tensor, y: Tensor, test: Tensor, classes: int, k: int) -> Tensor:
-    """Majority class of the k nearest training points, (S, n_test); ties go to the smaller label."""
+def neighbour_labels(
+    train: Tensor, y: Tensor, test: Tensor, classes: int, k: int, metric: Metric = "euclidean"
+) -> Tensor:
+    """Majority class of the k nearest training points, (S, n_test); ties go to the smaller label.
+
+    ``cosine``: nearest in direction, which is nearest after a division by the lengths.
+    """
+    if metric == "cosine":
+        train, test = (torch.nn.functional.normalize(x, dim=-1) for x in (train, test))
     near = torch.cdist(test, train).topk(min(k, train.shape[-2]), largest=False).indices  # (S, n_test, k)
     return torch.nn.functional.one_hot(y[near], classes).sum(-2).argmax(-1)
 
@@ -64,6 +73,7 @@ class OnlineProbe(Observer):
         every_n_epochs: passes over the data between evaluations; with full batches a step is a pass. None: 1 in
             other modules, 100 in sslmanifold's.
         k: of kNN.
+        metric: what nearest means there: euclidean, or cosine, the angle.
         alpha: ridge penalty of the linear probe, on embeddings of unit scale.
         points: at most so many training and so many test points, spread evenly over the data; a DataLoader is read
             to its end.
@@ -78,6 +88,7 @@ class OnlineProbe(Observer):
     on: Any = None
     every_n_epochs: Annotated[int, Field(gt=0)] | None = None
     k: Annotated[int, Field(gt=0)] = 10
+    metric: Metric = "euclidean"
     alpha: Annotated[float, Field(gt=0)] = 1.0
     points: Annotated[int, Field(gt=0)] = 5000
     batch_size: Annotated[int, Field(gt=0)] = 256
@@ -92,7 +103,7 @@ class OnlineProbe(Observer):
         classes = int(max(train_y.max(), test_y.max())) + 1
         guesses = {
             "linear": least_squares_labels(train, train_y, test, classes, self.alpha),
-            "knn": neighbour_labels(train, train_y, test, classes, self.k),
+            "knn": neighbour_labels(train, train_y, test, classes, self.k, self.metric),
         }
         return {
             f"probe/{name}/accuracy": torch.stack(

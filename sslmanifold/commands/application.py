@@ -23,7 +23,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from sslmanifold.config.arguments import named_folder, require_plain, split_flags, unquoted
 from sslmanifold.config.compose import composition_message, of_no_choice, reason
 from sslmanifold.config.location import command_dir
-from sslmanifold.errors import Interrupted, OutputError, UserError, is_of_a_signal, printable
+from sslmanifold.errors import OutputError, UserError, printable
+from sslmanifold.interrupts import Interrupted, is_of_a_signal, none_lost
 from sslmanifold.runs import ENDED
 
 # also the status of a usage error in argparse and in most shells' built-ins
@@ -209,7 +210,8 @@ def _sigterm_interrupts() -> Iterator[None]:
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, Interrupted.answer)
     try:
-        yield
+        with none_lost():
+            yield
     finally:
         for number, handler in before.items():
             if handler is not None:  # one that C installed cannot be put back, and was not replaced

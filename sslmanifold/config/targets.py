@@ -37,6 +37,11 @@ class Kind:
 
 KINDS = {
     "data": Kind("data set", ("sslmanifold.data",), ("sslmanifold.data.PairData",), attributes=("name",)),
+    "augment": Kind(
+        "augmentation",
+        ("sslmanifold.data.augmentation",),
+        ("sslmanifold.data.augmentation.Augmentation",),
+    ),
     "model": Kind(
         "model", ("sslmanifold.models",), methods=("shape", "build"), attributes=("layers", "activation")
     ),

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
 from sslmanifold.config.compose import plain, reason
-from sslmanifold.errors import OutputError, UserError, is_of_a_signal
+from sslmanifold.errors import OutputError, UserError
+from sslmanifold.interrupts import is_of_a_signal
 from sslmanifold.runs import Run, RunFolder, atomic
 from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.identity import config_key

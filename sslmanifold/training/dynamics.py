@@ -11,7 +11,8 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from sslmanifold.config.check import validated
-from sslmanifold.errors import OutputError, UserError, is_of_a_signal, notice
+from sslmanifold.errors import OutputError, UserError, notice
+from sslmanifold.interrupts import is_of_a_signal
 from sslmanifold.metrics import effective_rank, stable_rank, subspace_distance
 from sslmanifold.models.linear_map import LinearMap
 from sslmanifold.runs import Run, RunFolder

@@ -26,6 +26,7 @@ from sslmanifold.training.trainer_flags import TrainerFlags
 
 GROUPS = (
     "data",
+    "augment",
     "model",
     "loss",
     "constraint",
@@ -62,6 +63,11 @@ class Experiment:
 
         data = build_group(config.get("data"), "data", opened)
         spec = build_group(config.get("model"), "model", opened)
+        if config.get("augment"):
+            raise UserError(
+                "augment= draws the views of images for model=encoder; the other models draw x⁺ = x + noise: leave it "
+                "out, and set data.positive_variance"
+            )
         self.loss = completed(build_group(config.get("loss"), "loss", opened))
         self.constraint: Constraint = build_group(config.get("constraint"), "constraint", opened)
         schedule = build_group(config.get("scheduler"), "scheduler", opened)
@@ -187,6 +193,15 @@ class Experiment:
             hyperparameters=self.config,
         )
         return module
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """Of the points on which embeddings are measured."""
+        return self.datamodule.samples.train_y
+
+    def effects(self) -> dict[str, str]:
+        """Which of Lightning's flags are given and what they do to this run."""
+        return self.flags.effects()
 
     def facts(self) -> dict[str, Any]:
         """What the summary of a run of this experiment says, whether it is trained or solved."""

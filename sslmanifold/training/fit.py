@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from sslmanifold.callbacks.observer import Observer
 from sslmanifold.config.targets import Opened, named_packages, require_targets
-from sslmanifold.errors import OutputError, UserError, is_of_a_signal, notice
+from sslmanifold.errors import OutputError, UserError, notice
+from sslmanifold.interrupts import is_of_a_signal
 from sslmanifold.loggers.metrics import MetricsLogger
 from sslmanifold.models.restore import read_checkpoint
 from sslmanifold.runs import Run, RunFolder
@@ -23,6 +24,7 @@ from sslmanifold.runs.keys import SECONDS
 from sslmanifold.runs.summary import summary
 from sslmanifold.runs.writing import writing
 from sslmanifold.training.checkpointing import CheckedFiles
+from sslmanifold.training.encoder_experiment import EncoderExperiment, encodes, in_epochs
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.figures import Figures, draw_missing
 from sslmanifold.training.interruption import Interruption
@@ -58,6 +60,8 @@ def run_training(
     """
     folder = RunFolder(run_dir)
     config = {key: value for key, value in config.items() if key != "trust"}  # the user's, never a folder's
+    if encodes(config):
+        config = in_epochs(config)
     opened = None
     if config.get("ckpt_path") and not typed:
         opened = Opened(folder.path, tuple(trust))
@@ -78,11 +82,16 @@ def run_training(
     return run
 
 
+def experiment_of(config: dict[str, Any], opened: Opened | None = None) -> Experiment | EncoderExperiment:
+    """Everything that a configuration describes, for the kind of model that it names."""
+    return EncoderExperiment(config, opened) if encodes(config) else Experiment(config, opened)
+
+
 def _begun(config: dict[str, Any], folder: RunFolder) -> Run:
     """A run from its first step on; a mistake in its configuration leaves a summary with the reason."""
     folder.write_config(config)
     try:
-        experiment = Experiment(config)
+        experiment = experiment_of(config)
     except (Exception, KeyboardInterrupt) as error:
         choices: dict[str, Any] = {key: config[key] for key in ("seed", "replicas") if key in config}
         stopped = is_of_a_signal(error)
@@ -103,7 +112,7 @@ def _resumed(config: dict[str, Any], folder: RunFolder, opened: Opened | None) -
     if checkpoint is not None and finished(config, folder):
         draw_missing(config, folder, opened)
         return Run(folder.path)
-    experiment = Experiment(config, opened)
+    experiment = experiment_of(config, opened)
     if checkpoint is not None:
         require_same_schedule(experiment.factor, config, checkpoint)
     with writing(folder.summary):
@@ -115,7 +124,9 @@ def _resumed(config: dict[str, Any], folder: RunFolder, opened: Opened | None) -
 class _Training:
     """The state of one run between its start and its summary."""
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, checkpoint: Path | None) -> None:
+    def __init__(
+        self, experiment: Experiment | EncoderExperiment, folder: RunFolder, checkpoint: Path | None
+    ) -> None:
         self.experiment = experiment
         self.checkpointing = experiment.checkpointing
         self.checkpointing.folder = folder
@@ -265,7 +276,7 @@ class _Training:
         embedding = self.module.embedding()
         chosen = np.unique(np.linspace(0, embedding.shape[-2] - 1, SCATTER_POINTS).astype(int))
         arrays = {f"embedding_{when}": embedding[:, chosen].numpy()}
-        labels = self.experiment.datamodule.samples.train_y
+        labels = self.experiment.labels
         if labels is not None:
             arrays["labels"] = labels.numpy()[chosen]
         return arrays
@@ -281,7 +292,7 @@ class _Training:
         """The content of ``summary.json``."""
         module = self.module
         measured: dict[str, Any] = {"steps": module.steps_done, **self.ran}
-        measured |= {f"trainer/{key}": text for key, text in self.experiment.flags.effects().items()}
+        measured |= {f"trainer/{key}": text for key, text in self.experiment.effects().items()}
         if module.steps_skipped:
             measured["trainer/steps_skipped"] = module.steps_skipped
         measured |= module.recorder.last

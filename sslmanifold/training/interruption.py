@@ -2,11 +2,14 @@
 
 import signal
 import threading
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from sslmanifold.interrupts import none_lost
 
 
 def stop(trainer: lightning.Trainer) -> None:
@@ -35,6 +38,7 @@ class Interruption(Callback):
         self.ended = False
         self.deaf = False
         self._raised = False
+        self._none_lost: AbstractContextManager[None] | None = None
         self._trainer: lightning.Trainer | None = None
         self._previous: dict[int, Any] = {}
 
@@ -42,9 +46,17 @@ class Interruption(Callback):
         if threading.current_thread() is threading.main_thread():  # the only thread that may set handlers
             self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
             self._install()
+            self._none_lost = none_lost(self._lost)
+            self._none_lost.__enter__()
         return self
 
+    def _lost(self) -> int:
+        """The signal whose KeyboardInterrupt could not be raised: it will come again, and counts once."""
+        return self.seen.pop() if self.seen else signal.SIGINT
+
     def __exit__(self, *exception: Any) -> None:
+        if self._none_lost is not None:
+            self._none_lost.__exit__(None, None, None)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from sslmanifold.errors import UserError
 from sslmanifold.runs import RunFolder
+from sslmanifold.training.encoder_experiment import EncoderExperiment
 from sslmanifold.training.experiment import Experiment
 from sslmanifold.training.lightning_callbacks import ordered
 from sslmanifold.training.quiet import quiet_lightning
@@ -28,7 +29,10 @@ PROFILERS = {
 
 
 def build_trainer(
-    experiment: Experiment, folder: RunFolder, loggers: Sequence[Logger], own: Sequence[Callback]
+    experiment: Experiment | EncoderExperiment,
+    folder: RunFolder,
+    loggers: Sequence[Logger],
+    own: Sequence[Callback],
 ) -> lightning.Trainer:
     """The trainer of a run.
 

@@ -71,6 +71,7 @@ def optimizer_options(
         UserError: for an lr that is neither "auto" nor positive and finite, and for unknown or wrong options.
     """
     options = dict(group)
+    options.pop("manifold_lr", None)  # for networks with free weights beside those on manifolds: encoders
     lr = options.pop("lr", "auto")
     number = isinstance(lr, (int, float)) and not isinstance(lr, bool)
     if lr != "auto" and not (number and math.isfinite(lr) and lr > 0):

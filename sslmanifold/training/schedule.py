@@ -17,12 +17,19 @@ class Constant:
 
 @dataclass(kw_only=True)
 class Cosine:
-    """Half a cosine from optimizer.lr down to ``final`` · optimizer.lr over ``trainer.max_steps``."""
+    """Half a cosine from optimizer.lr down to ``final`` · optimizer.lr over the steps of the run.
+
+    ``warmup`` is the part of them in which it first grows linearly to optimizer.lr.
+    """
 
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def factor(self, step: int, total: int) -> float:
-        progress = min(step / max(total, 1), 1.0)
+        rising = round(self.warmup * total)
+        if step < rising:
+            return (step + 1) / rising
+        progress = min((step - rising) / max(total - rising, 1), 1.0)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
 

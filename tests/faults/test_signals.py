@@ -182,6 +182,36 @@ def test_a_signal_while_hydra_composes_is_an_interruption(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_interrupt_that_falls_into_a_finaliser_comes_again(
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Finalised:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.001)  # the handler runs here, where nothing can be raised
+
+    original = SSLModule.training_step
+
+    def step(self: SSLModule, batch: Any, batch_idx: int) -> Any:
+        if self.steps_done == 2:
+            object.__setattr__(self, "_finalised", Finalised())
+            object.__delattr__(self, "_finalised")
+        time.sleep(0.02)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(SSLModule, "training_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path)
+    assert "Traceback" not in capsys.readouterr().err
+    assert Run(tmp_path).summary["reason"] == "stopped by SIGTERM, SIGTERM at step 2"
+    monkeypatch.undo()
+    assert complete(run_training(config | {"ckpt_path": str(tmp_path)}, tmp_path))
+
+
 def test_a_signal_that_compiled_code_turns_into_an_error_of_its_own_is_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
