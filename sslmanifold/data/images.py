@@ -90,6 +90,15 @@ def images_of(samples: Samples) -> Images:
     )
 
 
+def read_images(data: PairData, seed: int) -> Images:
+    """The images of a data set: its own, or those that its rows fold back into.
+
+    Raises:
+        UserError: where it has none.
+    """
+    return data.images(seed) if isinstance(data, ImageSet) else images_of(data.read(seed))
+
+
 @dataclass(kw_only=True)
 class ImageSet(PairData):
     """A data set of images: bytes for an encoder (:meth:`images`), rows of numbers in [0, 1] for all other models.

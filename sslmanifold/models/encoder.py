@@ -76,6 +76,24 @@ class EncoderNetwork(nn.Module):
         """Projections (n, z)."""
         return self.project(self.features(x))
 
+    @torch.no_grad()
+    def embed(self, x: Any) -> Tensor:
+        """Features (n, k) of raw images: uint8, or floats in [0, 1], as (n, c, H, W) or (n, H, W, c).
+
+        Raises:
+            UserError: for arrays that are no images of this encoder's channels.
+        """
+        images = torch.as_tensor(x)
+        channels = self.mean.shape[0]
+        if images.ndim == 4 and images.shape[1] != channels and images.shape[-1] == channels:
+            images = images.permute(0, 3, 1, 2)
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise UserError(
+                f"embed: images of shape {tuple(images.shape)} are not (n, {channels}, H, W) or (n, H, W, {channels})"
+            )
+        device = self.mean.device
+        return torch.cat([self.features(chunk.to(device)) for chunk in images.split(512)])
+
     @property
     def weights(self) -> list[Tensor]:
         """Those on a manifold, in the module's order."""

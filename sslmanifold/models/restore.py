@@ -1,5 +1,6 @@
 """A network from a run's configuration and checkpoint alone, without its data."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.geometry import feasibility_tolerance, residual
 from sslmanifold.models import Affine, ConstrainedNetwork, LinearMap
 from sslmanifold.models.checkpoint_file import load_file
+from sslmanifold.models.encoder import Encoder, EncoderNetwork
 
 _PREFIX = "network."
 
@@ -64,7 +66,7 @@ def require_feasible(
 
 def restore_network(
     config: dict[str, Any], checkpoint: dict[str, Any], path: Path, opened: Opened, *, project: bool = False
-) -> ConstrainedNetwork | LinearMap:
+) -> ConstrainedNetwork | LinearMap | EncoderNetwork:
     """The network of a run, weights strictly as saved, in evaluation mode.
 
     Args:
@@ -77,7 +79,8 @@ def restore_network(
     Raises:
         UserError: for a checkpoint of another network, or weights that left their manifold (naming the residual).
     """
-    if checkpoint["sslmanifold"].get("kind") == "dynamics":
+    kind = checkpoint["sslmanifold"].get("kind")
+    if kind == "dynamics":
         return _restore_map(config, checkpoint["state_dict"], opened)
     state = {
         key.removeprefix(_PREFIX): value
@@ -86,6 +89,11 @@ def restore_network(
     }
     constraint = build_group(config.get("constraint"), "constraint", opened)
     spec = build_group(config.get("model"), "model", opened)
+    if (kind == "encoder") != isinstance(spec, Encoder):
+        raise UserError(f"{path} does not hold the weights of the model that its config.yaml describes")
+    if isinstance(spec, Encoder):
+        side = int(checkpoint["sslmanifold"].get("side", 0))
+        return _restore_encoder(spec, constraint, state, side, path, project=project)
     names = [f"weights.{i}" for i in range(spec.layers)]
     if not all(name in state for name in names):
         raise UserError(
@@ -100,6 +108,43 @@ def restore_network(
     affine = Affine(*(state.get(f"preprocessing.{part}") for part in ("mean", "components", "scale")))
     network = ConstrainedNetwork(shape, constraint, [state[name] for name in names], spec.activation, affine)
     network.load_state_dict(state, strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def _restore_encoder(
+    spec: Encoder,
+    constraint: Constraint,
+    state: dict[str, torch.Tensor],
+    side: int,
+    path: Path,
+    *,
+    project: bool,
+) -> EncoderNetwork:
+    """An image encoder; the file that its backbone once started from is not read."""
+    if side <= 0 or not all(part in state for part in ("mean", "std")):
+        raise UserError(f"{path} does not hold an encoder: train the run again")
+    network = replace(spec, weights=None).build(
+        side, state["mean"].flatten(), state["std"].flatten(), constraint, torch.Generator().manual_seed(0)
+    )
+    network = network.to(next(iter(state.values())).dtype)
+    own = network.state_dict()
+    for key in own.keys() | state.keys():
+        if key not in own or key not in state or own[key].shape != state[key].shape:
+            raise UserError(f"{path}: {key} is not what its config.yaml describes")
+    for name, parameter in network.named_parameters():
+        manifold = getattr(parameter, "manifold", None)
+        if manifold is None:
+            continue
+        if project:
+            state[name] = manifold.projx(state[name])
+            continue
+        worst, limit = float(residual(state[name], manifold).amax()), feasibility_tolerance(state[name].dtype)
+        if not worst <= limit:
+            raise UserError(
+                f"{path}: {name} is off its manifold ({constraint.name}): residual {worst:.3g}, allowed {limit:.0e}; "
+                "to project it set project=true (in Python load_run(DIR, project=True))"
+            )
+    network.load_state_dict(state)
     return network.eval().requires_grad_(False)
 
 

@@ -4,7 +4,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -139,10 +139,11 @@ class Ridge(EmbeddingProbe):
 
 @dataclass(kw_only=True)
 class KNN(EmbeddingProbe):
-    """k nearest neighbours, Euclidean.
+    """k nearest neighbours.
 
     Attributes:
         k: values to choose from; those above the number of rows are left out.
+        metric: what nearest means: euclidean, or cosine, the angle.
     """
 
     name = "knn"
@@ -151,6 +152,7 @@ class KNN(EmbeddingProbe):
     k: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)] = field(
         default_factory=lambda: [1, 3, 5, 10, 20]
     )
+    metric: Literal["euclidean", "cosine"] = "euclidean"
 
     def grid(self, rows: int) -> list[int]:
         return [k for k in sorted(self.k, reverse=True) if k <= rows] or [1]
@@ -158,4 +160,4 @@ class KNN(EmbeddingProbe):
     def classifier(self, value: int, seed: int) -> Any:
         from sklearn.neighbors import KNeighborsClassifier
 
-        return KNeighborsClassifier(n_neighbors=value)
+        return KNeighborsClassifier(n_neighbors=value, metric=self.metric)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sslmanifold.models import ConstrainedNetwork, LinearMap
-from sslmanifold.probes.labelled import Labelled
+from sslmanifold.models.encoder import EncoderNetwork
+from sslmanifold.probes.labelled import Labelled, LabelledImages
 from sslmanifold.runs import Run
 
 BASELINES = ("ode", "pca", "random", "raw")
+WHITENED = 100  # principal components of pixels, beside image encoders
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,42 @@ def _apply(name: str, data: Labelled, embed: Callable[[Tensor], Tensor]) -> Embe
 
 
 def run_embedding(run: Run, data: Labelled) -> Embedding:
-    """The run's own."""
+    """The run's own; of an image encoder the features of its backbone."""
+    network: Any = run.model
+    if isinstance(data, LabelledImages):
+        return encoded("run", network, data)
     return _apply("run", data, lambda x: embed_exactly(run.model, x))
 
 
 def raw_input(data: Labelled) -> Embedding:
     """The input itself, (n, d): what there is to know."""
     return _apply("raw", data, lambda x: x)
+
+
+def encoded(name: str, network: EncoderNetwork, data: LabelledImages) -> Embedding:
+    """The features of an image encoder, without augmentation."""
+    train, test = (
+        network.embed(x).double().cpu()[None].numpy() for x in (data.train_images, data.test_images)
+    )
+    return Embedding(name, train, test)
+
+
+def whitened_components(data: Labelled, components: int = WHITENED) -> Embedding:
+    """Principal components of the pixels, each of variance 1: what an image encoder has to pass."""
+    from sklearn.decomposition import PCA
+
+    count = min(components, *data.train_x.shape)
+    pca = PCA(count, whiten=True, svd_solver="covariance_eigh").fit(data.train_x.numpy())
+    return _apply("pca", data, lambda x: torch.from_numpy(pca.transform(x.numpy())))
+
+
+def untrained(run: Run, data: LabelledImages) -> Embedding:
+    """The features of the run's own encoder before its first step."""
+    from sslmanifold.training.encoder_experiment import EncoderExperiment
+
+    unwatched = {"callbacks": None, "checkpoint": None, "logger": {"_target_": "sslmanifold.loggers.CSVOnly"}}
+    network = EncoderExperiment(run.config | unwatched, run.opened).module.network
+    return encoded("random", network.eval(), data)
 
 
 def principal_components(data: Labelled, components: int) -> Embedding:

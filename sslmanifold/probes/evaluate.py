@@ -16,9 +16,11 @@ from sslmanifold.probes.embeddings import (
     random_orthogonal,
     raw_input,
     run_embedding,
+    untrained,
+    whitened_components,
 )
 from sslmanifold.probes.finetune import FineTune
-from sslmanifold.probes.labelled import Labelled, labelled
+from sslmanifold.probes.labelled import Labelled, LabelledImages, labelled
 from sslmanifold.probes.scores import score
 from sslmanifold.runs import Run
 
@@ -110,7 +112,8 @@ class Session:
                 if embedding is None:
                     found[baseline] = {"reason": reason}
                     continue
-                key = "" if baseline == "ode" else f"{name} {baseline} {_data_key(run, embedding)}"
+                own_only = baseline == "ode" or (baseline == "random" and isinstance(data, LabelledImages))
+                key = "" if own_only else f"{name} {baseline} {_data_key(run, embedding)}"
                 if key not in self._shared or not key:
                     self._shared[key] = probe_embedding(probe, embedding, data, self.settings)
                 found[baseline] = self._shared[key]
@@ -156,6 +159,11 @@ class Session:
         ) | {"fractions": by_fraction}
 
     def _baseline(self, name: str, run: Run, data: Labelled) -> tuple[Embedding | None, str]:
+        if isinstance(data, LabelledImages):
+            if name == "ode":
+                return None, "an image encoder has no exact flow"
+            made = {"pca": whitened_components, "raw": raw_input}
+            return (made[name](data) if name in made else untrained(run, data)), ""
         z = run.model.shape.embedding
         if name == "ode":
             return ode_embedding(run, data)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslmanifold.data import Samples
 from sslmanifold.errors import UserError
+from sslmanifold.models.encoder import EncoderNetwork
 from sslmanifold.runs import Run
 
 
@@ -33,6 +34,39 @@ def load_samples(run: Run) -> Samples:
     return build_group(run.config.get("data"), "data", run.opened).load(run.config.get("seed", 0))
 
 
+@dataclass(frozen=True)
+class LabelledImages(Labelled):
+    """The same of images: rows are their pixels in [0, 1], beside the images themselves, (n, c, H, W) uint8."""
+
+    train_images: Tensor
+    test_images: Tensor
+
+
+def _labelled_images(run: Run, network: EncoderNetwork) -> LabelledImages:
+    from sslmanifold.config.check import build_group
+    from sslmanifold.data.images import read_images
+
+    data = build_group(run.config.get("data"), "data", run.opened)
+    found = read_images(data, run.config.get("seed", 0))
+    if found.channels != network.mean.shape[0]:
+        raise UserError(
+            f"{run.path}: its images now have {found.channels} channels, its encoder takes {network.mean.shape[0]}: "
+            f"restore the data that config.yaml names (data={found.name})"
+        )
+    if found.train_y is None or found.test_y is None or not len(found.test_x):
+        lack = "labels" if found.train_y is None else "test images"
+        raise UserError(
+            f"{run.path}: a probe needs labelled training and test images, and its data have no {lack}"
+        )
+    train_y, test_y = found.train_y.numpy(), found.test_y.numpy()
+    classes = list(found.classes) if found.classes is not None else np.unique(train_y).tolist()
+    check_classes(train_y, classes, str(run.path))
+    pixels = [
+        (x.double() / 255).flatten(1) for x in (found.train_x, found.test_x)
+    ]  # (n, c, H, W) -> (n, c·H·W)
+    return LabelledImages(pixels[0], train_y, pixels[1], test_y, classes, found.train_x, found.test_x)
+
+
 def labelled(run: Run) -> Labelled:
     """The labelled splits of a run's data.
 
@@ -40,6 +74,9 @@ def labelled(run: Run) -> Labelled:
         UserError: no labels, no test split, fewer than two classes, a class with one example, or data that
             no longer has the features the model was trained on.
     """
+    network: Any = run.model
+    if isinstance(network, EncoderNetwork):
+        return _labelled_images(run, network)
     samples = load_samples(run)
     dim = run.model.shape.dim
     if samples.dim != dim:

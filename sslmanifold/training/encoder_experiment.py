@@ -14,7 +14,7 @@ from sslmanifold.config.targets import Opened
 from sslmanifold.constraints import Constraint
 from sslmanifold.data import Augmentation, PairData
 from sslmanifold.data.image_stream import ImageDataModule
-from sslmanifold.data.images import Images, ImageSet, images_of
+from sslmanifold.data.images import read_images
 from sslmanifold.errors import UserError
 from sslmanifold.loggers.base import RunLogger
 from sslmanifold.losses.own import completed, require_loss
@@ -98,7 +98,7 @@ class EncoderExperiment:
         self.manifold_lr = manifold_rate(group.pop("manifold_lr", "match"))
         self.optimizer_class, self.optimizer_options, lr = optimizer_options(group, opened)
 
-        self.images = _images(data, self.options["seed"])
+        self.images = read_images(data, self.options["seed"])
         self._limit_batches(data)
         self._plan_steps()
         self._require_equal_pixels()
@@ -275,9 +275,3 @@ class EncoderExperiment:
             "loss": self.loss.name,
             "constraint": constrained,
         }
-
-
-def _images(data: PairData, seed: int) -> Images:
-    if isinstance(data, ImageSet):
-        return data.images(seed)
-    return images_of(data.read(seed))
