@@ -36,6 +36,10 @@ class TrainingResult:
         choices = ", ".join(f"{key}={s.get(key)}" for key in ("data", "model", "loss", "constraint", "seed"))
         return f"TrainingResult({choices}, status={s.get('status')!r}, path={str(self.path)!r})"
 
+    def __fspath__(self) -> str:
+        """A result is its run folder wherever a path is taken, as in ``sslmanifold.plots.compare([result])``."""
+        return str(self.path)
+
     @property
     def path(self) -> Path:
         """The run folder."""

@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "write a run's embedding for use without this package: torch, ONNX, .npz",
     "reproduce": "the paper: every figure and every statement, with a verdict each",
     "report": "one self-contained page about a run, a sweep or several",
+    "compare": "one figure of many runs, for a paper: mean and band over seeds, a colour a constraint",
     "runs": "a table of runs, sorted and filtered; watch=true follows a sweep",
     "sync": "upload offline W&B runs",
 }

@@ -128,6 +128,39 @@ def unquoted(text: str) -> str:
         raise UserError(f"{text} is no folder: {str(error).splitlines()[0]}") from error
 
 
+def dashed_options(
+    arguments: Sequence[str], keys: Mapping[str, str], bare: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """``--x time --x=time --band`` as the ``x=time x=time band=true`` that they mean; all else as it is.
+
+    Args:
+        arguments: as typed.
+        keys: the options the command has.
+        bare: option → the values that may follow it; before any other word it stands alone, for true.
+
+    Raises:
+        UserError: for a flag that there is not, or one without its value.
+    """
+    found: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        key, sign, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--"):
+            found.append(argument)
+            continue
+        if key not in keys:
+            raise unknown_key("", key, list(keys))
+        if not sign and key in bare:
+            value = rest.pop(0) if rest and rest[0].lower() in bare[key] else "true"
+        elif not sign:
+            if not rest:
+                raise UserError(f"{argument} wants a value: {argument} VALUE, or {key}=VALUE")
+            value = rest.pop(0)
+        found.append(f"{key}={value}")
+    return found
+
+
 def folders_and_options(
     arguments: Sequence[str], keys: Mapping[str, str], folder_key: str = "run"
 ) -> tuple[list[str], dict[str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sslmanifold.plots.scales import stretch_the_start, symmetric_log_if_wide
 from sslmanifold.plots.style import OKABE_ITO, THEORY, constraint_colour, figure_style
 from sslmanifold.runs import Run, atomic
 
@@ -70,28 +71,6 @@ def _axes(run: Run, ylabel: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _symmetric_log_if_wide(axes: Any, values: np.ndarray) -> None:
-    """A loss that falls to −1e30 needs a logarithm that takes signs."""
-    finite = np.abs(values[np.isfinite(values)])
-    small = finite[finite > 0].min(initial=np.inf)
-    if finite.size and np.isfinite(small) and finite.max() > 1e5 * small and finite.max() > 1e6:
-        axes.set_yscale("symlog", linthresh=max(float(np.median(finite)) * 1e-3, 1e-3))
-
-
-def _stretch_the_start(axes: Any, x: np.ndarray, y: np.ndarray) -> None:
-    """An axis that is linear at the start and logarithmic later, where nine tenths of the change come first."""
-    kept = np.isfinite(y)
-    x, y = x[kept], y[kept]
-    if x.size < 3 or np.ptp(y) == 0:
-        return
-    settled = x[np.abs(y - y[-1]) > 0.1 * np.ptp(y)].max(initial=0.0)
-    if 0 < settled < x[-1] / 7:
-        axes.set_xscale("asinh", linear_width=float(settled) / 2)
-        decades = 10.0 ** np.arange(np.ceil(np.log10(settled / 2)), np.floor(np.log10(x[-1])) + 1)
-        axes.set_xticks([0.0, *decades])  # its own ticks crowd about 0
-        axes.set_xlim(0, x[-1])
-
-
 def _last_moment(run: Run) -> str:
     return f"t = {run.summary['ode/time']:.4g}" if _solved(run) else f"step {run.summary['steps']}"
 
@@ -127,8 +106,8 @@ def loss_figure(run: Run, points: int) -> Any:
         axes.axhline(
             run.summary["train/optimum"], color="#777777", linewidth=1, linestyle=":", label="optimum L*"
         )
-    _symmetric_log_if_wide(axes, loss)
-    _stretch_the_start(axes, steps, loss)
+    symmetric_log_if_wide(axes, loss)
+    stretch_the_start(axes, steps, loss)
     axes.legend()
     return figure
 
@@ -152,7 +131,7 @@ def rank_figure(run: Run, points: int) -> Any:
     )
     axes.axhline(1, color=OKABE_ITO["vermillion"], linestyle=":", linewidth=1, label="1, collapsed")
     axes.set_ylim(0.9, max(run.summary["embedding"], float(np.nanmax(rank))) * 1.05)
-    _stretch_the_start(axes, steps, rank)
+    stretch_the_start(axes, steps, rank)
     axes.legend(loc="best")
     return figure
 
@@ -174,7 +153,7 @@ def singular_value_figure(run: Run, points: int) -> Any:
             alpha=shades[index],
             label=f"σ{index + 1}",
         )
-    _stretch_the_start(axes, _abscissa(run)[-len(values) :], values[:, 0])
+    stretch_the_start(axes, _abscissa(run)[-len(values) :], values[:, 0])
     if np.nanmax(values) > 1e3 * max(np.nanmin(values), 1e-12):
         axes.set_yscale("log")
     axes.legend(ncols=2 if values.shape[1] > 5 else 1)

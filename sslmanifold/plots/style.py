@@ -46,6 +46,8 @@ def figure_style() -> Iterator[None]:
             "figure.dpi": 100,
             "savefig.dpi": 160,
             "savefig.bbox": "tight",
+            "pdf.fonttype": 42,  # fonts embedded as TrueType: journals refuse type 3
+            "ps.fonttype": 42,
             "font.size": 10,
             "axes.titlesize": 11,
             "axes.grid": True,

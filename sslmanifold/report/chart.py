@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sslmanifold.report.records import Record
+from sslmanifold.runs.records import Record
 from sslmanifold.runs.run import read_arrays
 
 Chart = dict[str, Any]

@@ -6,13 +6,13 @@ from html import escape
 
 import numpy as np
 
+from sslmanifold.plots.groups import Group, data_names
 from sslmanifold.plots.style import OKABE_ITO, THEORY
 from sslmanifold.report.chart import Chart, frame, numbers, read
 from sslmanifold.report.findings import predicted_pairs
-from sslmanifold.report.groups import Group, data_names
-from sslmanifold.report.records import Record
 from sslmanifold.report.scatters import embeddings
 from sslmanifold.runs.keys import DEVIATION, GAP, KEYS, LOSS, RANK
+from sslmanifold.runs.records import Record
 
 POINTS = 80  # points of a curve after thinning
 SINGLE_RUNS = 120  # with more runs than these in a report, only medians are drawn

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from sslmanifold.report.groups import Group, cell, data_names, mean_and_spread
-from sslmanifold.report.records import (
+from sslmanifold.plots.groups import Group, cell, data_names, mean_and_spread
+from sslmanifold.runs import ENDED
+from sslmanifold.runs.keys import GAP, LARGEST_DEVIATION, LOSS, OPTIMUM, RANK, RESIDUAL, Key, key_of
+from sslmanifold.runs.records import (
     Record,
     full_rank,
     is_collapsed,
@@ -11,8 +13,6 @@ from sslmanifold.report.records import (
     swept_keys,
     swept_value,
 )
-from sslmanifold.runs import ENDED
-from sslmanifold.runs.keys import GAP, LARGEST_DEVIATION, LOSS, OPTIMUM, RANK, RESIDUAL, Key, key_of
 
 # what constraints and data sets are compared by
 METRICS = (RANK, LARGEST_DEVIATION, GAP, LOSS, RESIDUAL)

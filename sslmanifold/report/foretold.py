@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sslmanifold.report.records import Record
 from sslmanifold.report.terminal import number
 from sslmanifold.runs.folder import read_json
 from sslmanifold.runs.keys import LOSS, OPTIMUM, RANK
+from sslmanifold.runs.records import Record
 
 HEADINGS = ("run", "constraint", "rank at the end", "least", "collapses", "loss", "L*")
 

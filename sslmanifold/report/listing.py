@@ -14,9 +14,9 @@ from rich.text import Text
 from sslmanifold.console import wide_console
 from sslmanifold.errors import UserError, printable
 from sslmanifold.report.findings import tally
-from sslmanifold.report.records import Record, collect, telling_keys
 from sslmanifold.report.terminal import COLUMNS, fitting, runs_table, usual_columns, value_of
 from sslmanifold.runs import UNREADABLE
+from sslmanifold.runs.records import Record, collect, telling_keys
 from sslmanifold.sweeps.manifest import Manifest
 
 _COMPARISONS = {

@@ -6,11 +6,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sslmanifold.errors import printable
+from sslmanifold.plots.groups import cell, data_names, grouped
 from sslmanifold.report import findings
 from sslmanifold.report.foretold import HEADINGS, foretold
-from sslmanifold.report.groups import cell, data_names, grouped
-from sslmanifold.report.records import Record, swept_value, telling_keys
 from sslmanifold.report.terminal import COLUMNS, number
+from sslmanifold.runs.records import Record, swept_value, telling_keys
 
 
 def report_markdown(records: Sequence[Record], title: str, out: Path) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from sslmanifold.plots.groups import cell, data_names, grouped
 from sslmanifold.report import findings
 from sslmanifold.report.charts import charts
 from sslmanifold.report.foretold import HEADINGS, foretold
-from sslmanifold.report.groups import cell, data_names, grouped
-from sslmanifold.report.records import Record, is_collapsed, swept_value, telling_keys
 from sslmanifold.report.terminal import COLUMNS, number
 from sslmanifold.runs.keys import RANK
+from sslmanifold.runs.records import Record, is_collapsed, swept_value, telling_keys
 from sslmanifold.version import __version__
 
 _STYLE = """

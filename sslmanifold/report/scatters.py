@@ -5,9 +5,9 @@ from html import escape
 
 import numpy as np
 
+from sslmanifold.plots.groups import Group
 from sslmanifold.plots.style import OKABE_ITO
 from sslmanifold.report.chart import Chart, frame, numbers, read
-from sslmanifold.report.groups import Group
 from sslmanifold.runs import ENDED
 
 SCATTERS = 12  # embeddings shown

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from sslmanifold.console import TextConsole, cell, wide_console
 from sslmanifold.report.findings import advice
-from sslmanifold.report.records import Record, collect, is_collapsed, swept_value, telling_keys
 from sslmanifold.runs import UNREADABLE, Run
 from sslmanifold.runs.keys import (
     DEVIATION,
@@ -21,6 +20,7 @@ from sslmanifold.runs.keys import (
     RESIDUAL,
     SECONDS,
 )
+from sslmanifold.runs.records import Record, collect, is_collapsed, swept_value, telling_keys
 
 _ROWS = (LOSS, OPTIMUM, GAP, RANK, DEVIATION, LARGEST_DEVIATION, RESIDUAL)
 

@@ -8,8 +8,8 @@ import pandas
 
 from sslmanifold.report.markdown import report_markdown
 from sslmanifold.report.page import report_page
-from sslmanifold.report.records import Record, collect, swept_keys, swept_value
 from sslmanifold.runs import atomic
+from sslmanifold.runs.records import Record, collect, swept_keys, swept_value
 from sslmanifold.runs.writing import remove_partials, writing
 
 

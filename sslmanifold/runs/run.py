@@ -79,6 +79,10 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, status={self.summary.get('status', 'unfinished')!r})"
 
+    def __fspath__(self) -> str:
+        """A run is its folder wherever a path is taken."""
+        return str(self.path)
+
     @cached_property
     def config(self) -> dict[str, Any]:
         try:

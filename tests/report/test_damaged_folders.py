@@ -8,9 +8,9 @@ import yaml
 
 from sslmanifold.errors import UserError
 from sslmanifold.report.listing import listing
-from sslmanifold.report.records import collect
 from sslmanifold.report.write import write_report
 from sslmanifold.runs import Run, RunFolder
+from sslmanifold.runs.records import collect
 
 
 @pytest.mark.parametrize(

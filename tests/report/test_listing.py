@@ -12,9 +12,9 @@ from rich.console import Console
 from sslmanifold.commands.runs import main
 from sslmanifold.errors import UserError
 from sslmanifold.report.listing import all_ended, listing
-from sslmanifold.report.records import collect, swept_keys, telling_keys
 from sslmanifold.report.terminal import COLUMNS, fitting
 from sslmanifold.runs import RunFolder
+from sslmanifold.runs.records import collect, swept_keys, telling_keys
 from sslmanifold.sweeps.manifest import Manifest
 
 

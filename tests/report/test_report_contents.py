@@ -10,6 +10,7 @@ import pytest
 
 from sslmanifold.commands.report import main
 from sslmanifold.errors import UserError
+from sslmanifold.plots.groups import cell, grouped, lighter, mean_and_spread
 from sslmanifold.plots.style import CONSTRAINT_COLOURS
 from sslmanifold.report.charts import charts, thinned
 from sslmanifold.report.findings import (
@@ -20,10 +21,9 @@ from sslmanifold.report.findings import (
     predicted_against_seen,
     shortfall_warnings,
 )
-from sslmanifold.report.groups import cell, grouped, lighter, mean_and_spread
-from sslmanifold.report.records import collect, is_collapsed, swept_keys, swept_value
 from sslmanifold.report.write import write_report
 from sslmanifold.runs import RunFolder
+from sslmanifold.runs.records import collect, is_collapsed, swept_keys, swept_value
 
 
 def test_what_was_swept(sweep: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sslmanifold.plots.style import constraint_colour
-from sslmanifold.report.records import Record, swept_value
+from sslmanifold.runs.records import Record, swept_value
 
 
 @dataclass
@@ -37,7 +37,7 @@ def grouped(records: Sequence[Record], keys: Sequence[str]) -> list[Group]:
     """The groups in the order in which their first runs come.
 
     Args:
-        keys: what tells the runs apart, as :func:`~sslmanifold.report.records.telling_keys` gives it.
+        keys: what tells the runs apart, as :func:`~sslmanifold.runs.records.telling_keys` gives it.
     """
     others = [key for key in keys if key not in ("constraint", "data", "seed")]
     found: dict[tuple[Any, ...], list[Record]] = {}
