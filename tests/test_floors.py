@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "sslmanifold"
 FLOORS = (
     "version",
     "errors",
+    "interrupts",
     "console",
     "config",
     "theory",
