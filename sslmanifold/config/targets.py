@@ -39,7 +39,7 @@ KINDS = {
     "data": Kind("data set", ("sslmanifold.data",), ("sslmanifold.data.PairData",), attributes=("name",)),
     "augment": Kind(
         "augmentation",
-        ("sslmanifold.data.augmentation",),
+        ("sslmanifold.data",),
         ("sslmanifold.data.augmentation.Augmentation",),
     ),
     "model": Kind(

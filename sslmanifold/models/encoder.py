@@ -8,8 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
-from sslmanifold.constraints import Constraint, NetworkShape
+from sslmanifold.constraints import Constraint, NetworkShape, Orthogonal
 from sslmanifold.constraints.constrain import constrain
+from sslmanifold.constraints.selection import select
 from sslmanifold.errors import UserError
 from sslmanifold.geometry._geoopt import geoopt
 from sslmanifold.models.backbones import backbone, load_weights
@@ -115,7 +116,8 @@ class Encoder:
         norm: between its layers: batch, layer or none.
         normalize: projections of length 1, for losses that do not normalise themselves (Eqs. 1 and 2).
         constrain: the weights that ``constraint`` holds on their manifolds: projector, backbone, all, or patterns of
-            names such as "backbone.layer?.conv*.weight".
+            names such as "backbone.layer?.conv*.weight". A square weight under κ = 0, which would never move, has
+            κ = 1.
         penalty: λ of the soft alternative, λ Σ ‖WᵀW − I‖²_F/p over the same weights, which stay free; 0 for none.
 
     Raises:
@@ -209,12 +211,17 @@ class Encoder:
             raise UserError(
                 f"model.constrain={self.constrain} would change a frozen backbone: set model.constrain=projector"
             )
-        constrain(network, constraint, weights=self.patterns)
+        chosen = select(network, self.patterns)
+        square = [w.parameter for w in chosen if w.rows == w.columns]
+        if square and isinstance(constraint, Orthogonal) and constraint.flow_kappa == 0:
+            # on a square matrix κ = 0 leaves nothing to move
+            constrain(network, Orthogonal(metric="euclidean"), weights=square)
+            chosen = [w for w in chosen if w.rows != w.columns]
+        if chosen:
+            constrain(network, constraint, weights=[w.parameter for w in chosen])
 
     def penalised(self, network: EncoderNetwork) -> Any:
         """The weights that the soft penalty is on, as :func:`~sslmanifold.constraints.constrain` would choose them."""
-        from sslmanifold.constraints.selection import select
-
         return select(network, self.patterns) if self.penalty else []
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from sslmanifold.callbacks.observer import Observer
+from sslmanifold.callbacks.ode import ODEComparison
 from sslmanifold.callbacks.online_probe import OnlineProbe
 from sslmanifold.callbacks.spectrum import SpectrumMonitor
 from sslmanifold.config.check import build, build_group, validated
@@ -90,6 +91,7 @@ class EncoderExperiment:
         self.schedule = lambda step: schedule.factor(step, self.steps)
         self.logger: RunLogger = build_group(config.get("logger"), "logger", opened)
         self.notices: list[str] = []
+        self.meaning = ""  # of the comparison with a flow
         self.named_callbacks = build_callbacks(config.get("callbacks") or {}, self.flags, opened)
         self.accumulate = accumulated_batches(self.flags, self.named_callbacks)
         checkpoint = config.get("checkpoint")
@@ -167,6 +169,9 @@ class EncoderExperiment:
         for name, callback in list(self.named_callbacks.items()):
             if isinstance(callback, Observer) and not isinstance(callback, usable):
                 del self.named_callbacks[name]
+                if isinstance(callback, ODEComparison):
+                    self.meaning = "absent: an encoder is no linear map, of which the exact flows are"
+                    self.notices.append(f"the comparison with the exact dynamics is {self.meaning}")
         labelled = (
             self.images.train_y is not None and self.images.test_y is not None and len(self.images.test_x)
         )
@@ -263,6 +268,8 @@ class EncoderExperiment:
             "batch_size": self.batch_size,
             "epochs": self.steps / self.steps_per_pass,
         }
+        if self.meaning:
+            entries["ode/meaning"] = self.meaning
         if self.images.described:
             entries["data/read"] = self.images.described
         return {key: value for key, value in entries.items() if value is not None}

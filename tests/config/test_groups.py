@@ -16,6 +16,7 @@ from sslmanifold.runs import Run
 
 CONF = config_dir()
 TRAIN_GROUPS = (
+    "augment",
     "callbacks",
     "checkpoint",
     "constraint",

@@ -1,4 +1,4 @@
-"""Views of images: each operation against torchvision's, and draws that are a function of (seed, epoch, view, index)."""
+"""Views of images: each operation against torchvision's; draws are a function of (seed, epoch, view, index)."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_hue_is_torchvisions(images: torch.Tensor) -> None:
     turns = torch.tensor([-0.5, -0.2, 0.0, 0.1, 0.3, 0.5], dtype=torch.float64)
     found = turned_hue(images, turns)
     for image, turn, one in zip(images, turns, found, strict=True):
-        torch.testing.assert_close(one, reference.adjust_hue(image, float(turn)), atol=1e-10, rtol=0)
+        torch.testing.assert_close(one, reference.adjust_hue(image, float(turn)), atol=1e-6, rtol=0)
 
 
 def test_grey_is_torchvisions(images: torch.Tensor) -> None:

@@ -171,7 +171,7 @@ def test_settings_are_checked(orthogonal: Run, compose_config: Compose) -> None:
         ("baselines=[pca,magic]", "baselines=magic is none of"),
         ("probe.knn.k=[0]", r"probe\.knn\.k"),
         ("weights=first", "weights=first is not valid"),
-        ("+probe.knn.metric=cosine", r"unknown key probe\.knn\.metric"),
+        ("+probe.knn.weights=distance", r"unknown key probe\.knn\.weights"),
     ):
         with pytest.raises(UserError, match=message):
             probe_runs(config_for(compose_config, orthogonal.path, "probe=knn", override))

@@ -131,7 +131,7 @@ def test_a_class_deeper_down_is_refused(
     group: str, real: Run, foreign: Callable[..., Path], tmp_path: Path
 ) -> None:
     evil = {"_target_": "os.system", "command": f"touch {tmp_path / 'touched'}"}
-    own = dict(real.config[group])
+    own = dict(real.config.get(group) or {"_target_": "sslmanifold.data.Augmentation"})
     if group == "callbacks":
         own["spectrum"] = own["spectrum"] | {"centered": {"of": [evil]}}
     else:

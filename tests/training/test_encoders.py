@@ -103,8 +103,12 @@ def test_every_loss(config: Callable[..., dict[str, Any]], tmp_path: Path, loss:
 def test_a_soft_penalty_brings_free_weights_near_the_manifold(
     config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    penalised = run_training(config("trainer.max_steps=40", "model.penalty=1.0"), tmp_path / "soft")
-    free = run_training(config("trainer.max_steps=40", "constraint=none"), tmp_path / "free")
+    penalised = run_training(
+        config("trainer.max_steps=60", "optimizer.lr=0.01", "model.penalty=10.0"), tmp_path / "soft"
+    )
+    free = run_training(
+        config("trainer.max_steps=60", "optimizer.lr=0.01", "constraint=none"), tmp_path / "free"
+    )
 
     def distance(run: Run) -> float:
         spec = Encoder(penalty=1.0, constrain="projector")
