@@ -27,11 +27,13 @@ class EncoderNetwork(nn.Module):
         backbone: normalised images (n, 3, H, W) → features (n, k).
         projector: features → (n, z).
         mean, std: of the channels, as images are normalised with.
+        side: of the images that it was made for.
         unit: whether projections are scaled to length 1.
     """
 
     mean: Tensor
     std: Tensor
+    side = 0
 
     def __init__(
         self,
@@ -176,6 +178,7 @@ class Encoder:
             if self.weights is not None:
                 load_weights(made, self.weights)
             network = EncoderNetwork(made, nn.Identity(), mean, std, unit=self.normalize, frozen=self.freeze)
+            network.side = side
             network.projector = self._projector(_width_of(network, side))
             network.to(memory_format=torch.channels_last)
         self._constrain(network, constraint)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from sslmanifold.commands.export import export_run
+from sslmanifold.commands.probe import probe_runs
 from sslmanifold.constraints import make_constraint
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import RiemannianAdam, RiemannianSGD, residual
@@ -36,7 +38,12 @@ def made(**options: Any) -> EncoderNetwork:
 
 
 @pytest.mark.parametrize("constraint", ["none", "orthogonal", "operator_norm", "frobenius"])
-def test_a_run(config: Callable[..., dict[str, Any]], tmp_path: Path, constraint: str) -> None:
+def test_a_run(
+    config: Callable[..., dict[str, Any]],
+    compose_config: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    constraint: str,
+) -> None:
     run = run_training(config(f"constraint={constraint}", "model.constrain=all"), tmp_path)
     assert run.summary["status"] == "completed", run.summary
     assert run.summary["probe/knn/accuracy"] > 0.2  # of ten classes
@@ -47,6 +54,14 @@ def test_a_run(config: Callable[..., dict[str, Any]], tmp_path: Path, constraint
     assert run.embed(images).shape == (4, 16)
     assert len(network.weights) == (0 if constraint == "none" else len(list(network.weights)))
     if constraint == "orthogonal":
+        written = export_run({"run": str(tmp_path)})  # each read back and compared with the run
+        assert [path.suffix for path in written] == [".pt2", ".onnx", ".npz"]
+        with pytest.raises(UserError, match=r"set probe=linear_svm"):
+            probe_runs(compose_config(f"run='{tmp_path}'", "probe=finetune", config="probe"))
+        rows = probe_runs(
+            compose_config(f"run='{tmp_path}'", "probe=knn", "probe.knn.metric=cosine", config="probe")
+        )
+        assert {row["embedding"] for row in rows} >= {"run", "pca", "random", "raw"}
         assert len(network.weights) == 11  # nine convolutions, two linear layers
         assert all(float(residual(w, w.manifold).max()) < 1e-5 for w in network.weights)
 
