@@ -25,7 +25,7 @@ def task(config: DictConfig, resumed: dict[str, Any] | None = None) -> Any:
         resumed: the configuration of a run that goes on; None for a new run.
     """
     from sslmanifold.report.terminal import print_run
-    from sslmanifold.runs import RunFolder
+    from sslmanifold.runs import ENDED, Run, RunFolder
     from sslmanifold.sweeps.objective import objective
     from sslmanifold.training.resume import finished
 
@@ -43,7 +43,14 @@ def task(config: DictConfig, resumed: dict[str, Any] | None = None) -> Any:
         if resumed is not None:
             options = resumed | {"ckpt_path": options["ckpt_path"]}
         nothing_left = options.get("ckpt_path") and finished(options, RunFolder(folder))
-        run = _train(options, folder, trust=trust)
+        before = _written(folder)
+        try:
+            run = _train(options, folder, trust=trust)
+        except KeyboardInterrupt:
+            # between the summary, which is written last, and the line below a signal comes too late for the run
+            if _written(folder) == before or Run(folder).summary.get("status") not in ENDED:
+                raise
+            run = Run(folder)
         if run.summary["status"] != "interrupted":
             only_note_a_signal()
         if nothing_left:
@@ -53,6 +60,12 @@ def task(config: DictConfig, resumed: dict[str, Any] | None = None) -> Any:
     if run.summary["status"] == "interrupted" or (run.signals and hydra.mode == RunMode.MULTIRUN):
         raise KeyboardInterrupt  # a sweep ends with a job that a signal came too late for
     return objective(run.summary, config.get("optimized_metric"))
+
+
+def _written(folder: Path) -> int | None:
+    """When the folder's summary was written, in nanoseconds; None where there is none."""
+    summary = folder / "summary.json"
+    return summary.stat().st_mtime_ns if summary.is_file() else None
 
 
 def _train(options: dict[str, Any], folder: Path, **source: Any) -> Any:

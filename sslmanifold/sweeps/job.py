@@ -11,7 +11,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from sslmanifold.config.compose import plain, reason
 from sslmanifold.errors import OutputError, UserError
-from sslmanifold.interrupts import is_of_a_signal
+from sslmanifold.interrupts import is_of_a_signal, none_lost
 from sslmanifold.runs import Run, RunFolder, atomic
 from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.identity import config_key
@@ -45,6 +45,17 @@ def run_job(
     Raises:
         JobFailed: for any failure; ``summary.json`` then has ``status: failed`` and the reason.
     """
+    with none_lost():  # a worker process has no other that sees to it
+        return _run_job(config, folder, sweep_dir, choices, train)
+
+
+def _run_job(
+    config: DictConfig,
+    folder: Path,
+    sweep_dir: Path,
+    choices: dict[str, Any],
+    train: Callable[[dict[str, Any], Path], Run],
+) -> tuple[Run, bool]:
     resume = bool(config.get("resume"))
     try:
         options = plain(config)

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
 from sslmanifold.cli import main
 from sslmanifold.report import terminal
 from sslmanifold.runs import Run
+from sslmanifold.sweeps.job import run_job
 from sslmanifold.training import fit
 from sslmanifold.training.checkpointing import Checkpointing
 from sslmanifold.training.figures import Figures
 from sslmanifold.training.fit import run_training
+from sslmanifold.training.interruption import Interruption
 from sslmanifold.training.module import SSLModule
 
 LINE = ("data=half_moons", "data.n=40", "trainer.max_steps=30", "callbacks=[spectrum,ode,figures]")
@@ -158,6 +161,55 @@ def test_a_signal_while_the_table_is_printed_changes_nothing(
     assert not ended.value.code
     assert "run folder" in capsys.readouterr().out
     assert complete(Run(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_summary_is_written_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    end = Interruption.__exit__
+
+    def late(self: Interruption, *exception: Any) -> None:
+        end(self, *exception)
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(Interruption, "__exit__", late)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *LINE, f"hydra.run.dir={tmp_path / 'run'}"])
+        assert not ended.value.code
+        assert "run folder" in capsys.readouterr().out
+        assert complete(Run(tmp_path / "run"))
+        # a line that has written nothing yet is interrupted, whatever an earlier one left in the folder
+        signalled(monkeypatch, fit, "claimed", number)
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *LINE, f"hydra.run.dir={tmp_path / 'run'}", "overwrite=true"])
+        assert ended.value.code == 130
+        assert complete(Run(tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_falls_into_a_finaliser_of_a_job_comes_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], compose_config: Callable[..., dict[str, Any]]
+) -> None:
+    class Finalised:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def train(options: dict[str, Any], folder: Path) -> Any:
+        Finalised()
+        time.sleep(5)  # the signal comes again and ends this
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_job(OmegaConf.create(compose_config(*LINE)), tmp_path / "0", tmp_path, {}, train)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_signal_while_hydra_composes_is_an_interruption(
