@@ -130,6 +130,8 @@ class Augmentation:
 
 def _where(chosen: Tensor, x: Tensor, change) -> Tensor:  # type: ignore[no-untyped-def]
     """x with ``change(x[rows], rows)`` in the rows that are chosen."""
+    if x.is_cuda:  # how many rows are chosen is not known here without waiting for the device
+        return torch.where(chosen.view(-1, 1, 1, 1), change(x, slice(None)), x)
     rows = chosen.nonzero().squeeze(1)
     return x if not len(rows) else x.index_copy(0, rows, change(x[rows], rows))
 

@@ -20,6 +20,7 @@ from sslmanifold.errors import UserError
 from sslmanifold.loggers.base import RunLogger
 from sslmanifold.losses.own import completed, require_loss
 from sslmanifold.models.encoder import Encoder
+from sslmanifold.training.allocator import keep_freed_memory
 from sslmanifold.training.checkpointing import Checkpointing
 from sslmanifold.training.encoder_module import EncoderModule
 from sslmanifold.training.experiment import GROUPS
@@ -77,6 +78,7 @@ class EncoderExperiment:
                 "alone: leave it out, and sweep seeds, -m seed=0,1,2"
             )
         torch.set_num_threads(self.options["threads"])
+        keep_freed_memory()
         self.flags: TrainerFlags = build(TrainerFlags, config["trainer"], "trainer")
         data: PairData = build_group(config.get("data"), "data", opened)
         self.spec: Encoder = build_group(config.get("model"), "model", opened)
