@@ -3,9 +3,9 @@
     python scripts/benchmark_encoders.py                                # small_resnet and resnet18, on the CPU
     python scripts/benchmark_encoders.py --device cuda --rounds 30
 
-One process. An iteration is forward and backward of NT-Xent on two views of a batch of 32×32 images, and the optimizer's
-step. The variants take turns, one call each a round, in shuffled order; the medians of their wall-clock times are
-compared, so other load on the machine hits all alike.
+One process. An iteration is forward and backward of NT-Xent on two views of a batch of 32×32 images, and the step
+of the optimizer. The variants take turns, one call each a round, in shuffled order; the medians of their wall-clock
+times are compared, so other load on the machine hits all alike.
 """
 
 import argparse

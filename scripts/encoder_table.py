@@ -1,11 +1,12 @@
 """The honest table of docs/encoders.md: what a constraint is worth to an image encoder, loss by loss.
 
     python scripts/encoder_table.py --root PHOTOGRAPHS --rows rows.csv --write docs/encoders.md
+    python scripts/encoder_table.py --rows docs/encoder_table.csv    # the table again, from rows that were measured
 
-Every cell is ``sslmanifold train`` with one recipe, which was searched for NT-Xent without constraint; nothing is chosen
-by cell but the weight of the soft penalty. Accuracies are those of the run's own probes on test images at its last
-step: kNN (k = 20, cosine) and ridge regression on the backbone's features, no augmentation. Cells that the rows file
-has are not run again. ``--device cuda --workers 8`` runs eight cells at once on one card.
+Every cell is ``sslmanifold train`` with one recipe, which was searched for NT-Xent without constraint; nothing is
+chosen by cell but the weight of the soft penalty. Accuracies are those of the run's own probes on test images at its
+last step: kNN (k = 20, cosine) and ridge regression on the backbone's features, no augmentation. Cells that the rows
+file has are not run again. ``--device cuda --workers 8`` runs eight cells at once on one card.
 """
 
 import argparse
@@ -118,7 +119,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "| loss | constraint | kNN | linear | rank of projections | rank of features |",
         "|---|---|---|---|---|---|",
     ]
-    for loss in dict.fromkeys(row["loss"] for row in rows):
+    for loss in LOSSES:
         for constraint in CONSTRAINTS:
             found = [row for row in rows if (row["loss"], row["constraint"]) == (loss, constraint)]
             if not found:

@@ -3,9 +3,9 @@
     python scripts/gpu_check.py                  # on the first card
     python scripts/gpu_check.py --device cpu     # the same checks against the CPU itself: what the tests run
 
-Checks: manifold steps and losses in float64 against the CPU's; feasibility after many float32 steps; training steps that
-never wait for the device; whole runs against the CPU's, by constraint; encoders in float32, bf16-mixed and 16-mixed; then
-the time of a manifold step beside geoopt's. Exit status 1 where a bound is missed.
+Checks: manifold steps and losses in float64 against the CPU's; feasibility after many float32 steps; training steps
+that never wait for the device; whole runs against the CPU's, by constraint; encoders in float32, bf16-mixed and
+16-mixed; then the time of a manifold step beside geoopt's. Exit status 1 where a bound is missed.
 """
 
 import argparse
@@ -119,9 +119,7 @@ def loss_values(device: str) -> Iterator[Check]:
         yield _measured(
             f"loss={name}: value and gradient against the CPU's, float64",
             1e-10,
-            lambda made=loss: _distance(
-                _value_and_gradient(made, device), _value_and_gradient(made, "cpu")
-            ),
+            lambda made=loss: _distance(_value_and_gradient(made, device), _value_and_gradient(made, "cpu")),
         )
 
 
@@ -175,8 +173,10 @@ def _run(device: str, folder: Path, *lines: str) -> dict[str, Any]:
 def runs(device: str, steps: int) -> Iterator[Check]:
     """Whole runs of two-layer networks, in float64, against the CPU's: loss, rank and ODE deviation."""
     for constraint in ("none", "frobenius", "operator_norm", "scaled", "product", "orthogonal"):
+        # without a constraint this loss has no minimum: the weights leave the finite numbers soon
+        count = min(steps, 20) if constraint == "none" else steps
         lines = (
-            "data=half_moons", f"constraint={constraint}", f"trainer.max_steps={steps}",
+            "data=half_moons", f"constraint={constraint}", f"trainer.max_steps={count}",
             "trainer.precision=64-true", "loss=noncontrastive",
         )  # fmt: skip
 
@@ -188,7 +188,7 @@ def runs(device: str, steps: int) -> Iterator[Check]:
             return max(abs(here[key] - there[key]) / max(abs(here[key]), 1e-6) for key in keys)
 
         yield _measured(
-            f"constraint={constraint}: loss, rank, deviation of {steps} steps against the CPU's",
+            f"constraint={constraint}: loss, rank, deviation of {count} steps against the CPU's",
             1e-6,
             difference,
         )
@@ -247,7 +247,9 @@ def benchmark(device: str, rounds: int) -> Iterator[Check]:
             yield _measured(
                 f"step {name}, {method}",
                 None,
-                lambda s=shape, f=manifold, k=make: 1e3 * _seconds(device, _prepared(s, f, k, device), rounds),
+                lambda s=shape, f=manifold, k=make: (
+                    1e3 * _seconds(device, _prepared(s, f, k, device), rounds)
+                ),
                 " ms",
             )
 
@@ -264,7 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Check]:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here: --device cpu runs the same checks against the CPU itself")
     card = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
-    print(f"torch {torch.__version__}, {card}\n\n| check | measured | bound | |\n|---|---|---|---|", flush=True)
+    print(
+        f"torch {torch.__version__}, {card}\n\n| check | measured | bound | |\n|---|---|---|---|", flush=True
+    )
     device, checks = options.device, []
     for part in (
         geometry(device), loss_values(device), synchronisation(device), runs(device, options.steps),

@@ -4,6 +4,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+from PIL import Image
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -37,3 +39,54 @@ def test_solving_and_training_arrive_at_the_same() -> None:
     )
     assert row["distance"] < 1e-3
     assert row["ratio"] == row["train_seconds"] / row["solve_seconds"]
+
+
+def test_the_table_of_encoders_is_that_of_its_rows() -> None:
+    table = script("encoder_table")
+    text = table.main(["--rows", str(SCRIPTS.parent / "docs" / "encoder_table.csv")])
+    assert text in (SCRIPTS.parent / "docs" / "encoders.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 2 + 16 + 1
+
+
+def test_a_cell_of_the_table_of_encoders(tmp_path: Path) -> None:
+    for split, count in (("train", 8), ("test", 2)):
+        for name in ("dark", "light"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for place in range(count):
+                grey = 10 * place + (150 if name == "light" else 0)
+                Image.new("RGB", (8, 8), (grey, grey, place)).save(folder / f"{place}.png")
+    rows = tmp_path / "rows.csv"
+    line = (
+        "--root", str(tmp_path / "images"), "--rows", str(rows), "--epochs", "2", "--seeds", "0", "--threads", "1",
+        "--losses", "NT-Xent", "--constraints", "orthogonal everywhere", "--extra", "model.width=2",
+        "data.batch_size=8",
+    )  # fmt: skip
+    table = script("encoder_table")
+    first = table.main(line)
+    assert "| NT-Xent | orthogonal everywhere |" in first
+    kept = rows.read_bytes()
+    assert table.main(line) == first  # nothing is missing, nothing runs again
+    assert rows.read_bytes() == kept
+
+
+def test_the_checks_of_a_device_hold_on_the_cpu() -> None:
+    checks = script("gpu_check").main(["--device", "cpu", "--steps", "10", "--rounds", "1"])
+    assert [check.line() for check in checks if not check.holds] == []
+    assert len(checks) == 48
+
+
+def test_the_checks_of_a_device_tell_what_fails() -> None:
+    check = script("gpu_check")._measured
+    assert not check("too far", 1e-10, lambda: 1e-9).holds
+    failed = check("broken", None, lambda: 1 / 0)
+    assert not failed.holds
+    assert "division by zero" in failed.line()
+
+
+def test_what_constrained_layers_cost() -> None:
+    rows = script("benchmark_encoders").main(
+        ["--backbones", "small_resnet", "--batch", "8", "--rounds", "1", "--width", "2"]
+    )
+    assert [row.variant for row in rows] == ["adamw", "none", "projector", "all"]
+    assert all(row.seconds > 0 for row in rows)

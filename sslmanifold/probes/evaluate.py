@@ -7,7 +7,6 @@ import numpy as np
 
 from sslmanifold.errors import UserError
 from sslmanifold.models import LinearMap
-from sslmanifold.models.encoder import EncoderNetwork
 from sslmanifold.probes.classifiers import EmbeddingProbe
 from sslmanifold.probes.embeddings import (
     BASELINES,
@@ -121,18 +120,13 @@ class Session:
         return results
 
     def _able(self, run: Run) -> dict[str, Probe]:
-        """The probes that this run can have: fine-tuning is of networks of matrices that were trained."""
+        """The probes that this run can have: fine-tuning is of networks that were trained."""
         network: Any = run.model
-        if not isinstance(network, LinearMap | EncoderNetwork):
+        if not isinstance(network, LinearMap):
             return self.probes
         able: dict[str, Probe] = {
             name: probe for name, probe in self.probes.items() if isinstance(probe, EmbeddingProbe)
         }
-        if not able and isinstance(network, EncoderNetwork):
-            raise UserError(
-                f"{run.path}: probe=finetune is for networks of matrices; an image encoder is fine-tuned in a loop of "
-                f"your own, load_run({str(run.path)!r}).model.backbone is its module: set probe=linear_svm or knn here"
-            )
         if not able:
             raise UserError(
                 f"{run.path} was solved, not trained: it has no weights to fine-tune; set probe=linear_svm, or train it"

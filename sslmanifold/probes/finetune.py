@@ -120,6 +120,10 @@ class FineTuning(lightning.LightningModule):
         lr = backbone_step(weight) if self.backbone_lr is None else self.backbone_lr
         return {"params": [weight], "lr": lr, "weight_decay": 0.0}
 
+    def constraint_residual(self) -> float:
+        """How far the weights are from feasible, the worst layer."""
+        return float(self.network.constraint.residual(list(self.network.weights)).amax())
+
     def configure_optimizers(self) -> Optimizer:
         groups: list[dict[str, Any]] = [
             {"params": list(self.head.parameters()), "weight_decay": self.weight_decay}
@@ -164,7 +168,8 @@ class FineTune:
         freeze: backbone (the head alone learns) | none (everything does) | gradual.
         unfreeze_every: epochs between layers of ``gradual``.
         constraint: keep (the constraint of the run goes on) | none (the weights are released from it).
-        head_lr, backbone_lr: learning rates of Riemannian Adam; "auto" for :func:`backbone_step`.
+        head_lr, backbone_lr: learning rates of Riemannian Adam; "auto" for :func:`backbone_step`, on an image encoder
+            for 1e-3 by entry of a weight.
         weight_decay: of the head.
         fractions: parts of the training labels to learn from; the largest gives the accuracy reported.
         epochs: at most so many.

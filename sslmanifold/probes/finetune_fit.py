@@ -1,13 +1,15 @@
 """Runs a fine-tuning: one Lightning training per label fraction, the best epoch judged by validation."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
@@ -15,10 +17,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sslmanifold.models import ConstrainedNetwork
 from sslmanifold.models.checkpoint_file import load_file
+from sslmanifold.models.encoder import EncoderNetwork
 from sslmanifold.probes.classifiers import Fitted
 from sslmanifold.probes.embeddings import embed_exactly
+from sslmanifold.probes.encoder_tuning import EncoderTuning, FreezingParts, trainable
 from sslmanifold.probes.finetune import FineTune, FineTuning, Freezing, released
-from sslmanifold.probes.labelled import Labelled
+from sslmanifold.probes.labelled import Labelled, LabelledImages
 from sslmanifold.probes.scaling import GlobalScale
 from sslmanifold.probes.splits import label_fraction, validation_split
 from sslmanifold.training.checkpointing import CheckedFiles
@@ -42,13 +46,77 @@ class EpochOrder(torch.utils.data.Sampler[int]):
         return iter(np.random.default_rng([self.seed, 4, self.epoch]).permutation(self.n).tolist())
 
 
-def _loader(x: Tensor, y: Tensor, size: int, order: EpochOrder | None = None) -> DataLoader:
-    return DataLoader(TensorDataset(x, y), batch_size=size, sampler=order)
+def _loader(*tensors: Tensor, size: int = 4096, order: EpochOrder | None = None) -> DataLoader:
+    return DataLoader(TensorDataset(*tensors), batch_size=size, sampler=order)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is trained, on what: a module with its loaders, and the callback that freezes parts of it."""
+
+    make: Callable[[], Any]
+    train: DataLoader
+    validation: DataLoader
+    test: DataLoader
+    freezing: Callback
+
+
+def _of_matrices(
+    options: FineTune, network: ConstrainedNetwork, data: Labelled, kept: np.ndarray, share: float, seed: int
+) -> _Task:
+    x, y = data.train_x[kept], torch.from_numpy(data.train_y[kept])
+    rows, held = validation_split(data.train_y[kept], share, seed)
+    scale = GlobalScale.of(embed_exactly(network, x)[0].numpy()).scale
+    return _Task(
+        lambda: FineTuning(
+            released(network, constrained=options.constraint == "keep"),
+            len(data.classes),
+            scale=scale,
+            head_lr=options.head_lr,
+            backbone_lr=options.encoder_lr,
+            weight_decay=options.weight_decay,
+        ),
+        _loader(x[rows], y[rows], size=options.batch_size, order=EpochOrder(len(rows), seed)),
+        _loader(x[held], y[held]),
+        _loader(data.test_x, torch.from_numpy(data.test_y)),
+        Freezing(options.freeze, options.unfreeze_every),
+    )
+
+
+def _of_images(
+    options: FineTune,
+    network: EncoderNetwork,
+    data: LabelledImages,
+    kept: np.ndarray,
+    share: float,
+    seed: int,
+) -> _Task:
+    x, y = data.train_images[kept], torch.from_numpy(data.train_y[kept])
+    rows, held = validation_split(data.train_y[kept], share, seed)
+    features = network.embed(x).double().cpu().numpy()
+    places = torch.arange(len(rows))
+    return _Task(
+        lambda: EncoderTuning(
+            trainable(network, constrained=options.constraint == "keep"),
+            len(data.classes),
+            features.shape[1],
+            len(rows),
+            scale=GlobalScale.of(features).scale,
+            head_lr=options.head_lr,
+            backbone_lr=options.encoder_lr,
+            weight_decay=options.weight_decay,
+            seed=seed,
+        ),
+        _loader(x[rows], y[rows], places, size=options.batch_size, order=EpochOrder(len(rows), seed)),
+        _loader(x[held], y[held], size=512),
+        _loader(data.test_images, torch.from_numpy(data.test_y), size=512),
+        FreezingParts(options.freeze, options.unfreeze_every),
+    )
 
 
 def fine_tune(
     options: FineTune,
-    network: ConstrainedNetwork,
+    network: ConstrainedNetwork | EncoderNetwork,
     data: Labelled,
     folder: Path,
     *,
@@ -78,29 +146,21 @@ def fine_tune(
 
 def _one_fraction(
     options: FineTune,
-    network: ConstrainedNetwork,
+    network: ConstrainedNetwork | EncoderNetwork,
     data: Labelled,
     kept: np.ndarray,
     folder: Path,
     validation: float,
     seed: int,
 ) -> dict[str, Any]:
-    x, y = data.train_x[kept], torch.from_numpy(data.train_y[kept])
-    rows, held = validation_split(data.train_y[kept], validation, seed)
-    scale = GlobalScale.of(embed_exactly(network, x)[0].numpy()).scale
-    train = _loader(x[rows], y[rows], options.batch_size, EpochOrder(len(rows), seed))
-    check = _loader(x[held], y[held], 4096)
-    test = _loader(data.test_x, torch.from_numpy(data.test_y), 4096)
+    if isinstance(network, EncoderNetwork):
+        assert isinstance(data, LabelledImages)
+        task = _of_images(options, network, data, kept, validation, seed)
+    else:
+        task = _of_matrices(options, network, data, kept, validation, seed)
     with quiet_lightning(), isolate_rng():
         seed_everything(seed, verbose=False)
-        module = FineTuning(
-            released(network, constrained=options.constraint == "keep"),
-            len(data.classes),
-            scale=scale,
-            head_lr=options.head_lr,
-            backbone_lr=options.encoder_lr,
-            weight_decay=options.weight_decay,
-        )
+        module = task.make()
         best = ModelCheckpoint(folder, "best", "val/accuracy", mode="max", enable_version_counter=False)
         # after it in the list, so that the last one knows which was best
         newest = ModelCheckpoint(folder, "last", enable_version_counter=False)
@@ -112,7 +172,7 @@ def _one_fraction(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             callbacks=[
-                Freezing(options.freeze, options.unfreeze_every),
+                task.freezing,
                 EarlyStopping("val/loss", mode="min", patience=options.patience),
                 best,
                 newest,
@@ -123,13 +183,14 @@ def _one_fraction(
         again = str(last) if options.resume and last.exists() else None
         if again:
             load_file(last)  # one line where it is damaged, or is no checkpoint
-        trainer.fit(module, train, check, ckpt_path=again, weights_only=True if again else None)
+        trainer.fit(
+            module, task.train, task.validation, ckpt_path=again, weights_only=True if again else None
+        )
         accuracy = float(best.best_model_score) if best.best_model_score is not None else math.nan
-        predicted = trainer.predict(module, test, ckpt_path=best.best_model_path, weights_only=True)
-    worst = float(module.network.constraint.residual(list(module.network.weights)).amax())
+        predicted = trainer.predict(module, task.test, ckpt_path=best.best_model_path, weights_only=True)
     return {
         "predicted": torch.cat(predicted).numpy(),  # type: ignore[arg-type]
         "validation": accuracy,
         "epochs": trainer.current_epoch,
-        "constraint/residual": worst,
+        "constraint/residual": module.constraint_residual(),
     }

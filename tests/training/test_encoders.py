@@ -56,8 +56,6 @@ def test_a_run(
     if constraint == "orthogonal":
         written = export_run({"run": str(tmp_path)})  # each read back and compared with the run
         assert [path.suffix for path in written] == [".pt2", ".onnx", ".npz"]
-        with pytest.raises(UserError, match=r"set probe=linear_svm"):
-            probe_runs(compose_config(f"run='{tmp_path}'", "probe=finetune", config="probe"))
         rows = probe_runs(
             compose_config(f"run='{tmp_path}'", "probe=knn", "probe.knn.metric=cosine", config="probe")
         )
