@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from sslmanifold.console import TextConsole, cell, wide_console
+from sslmanifold.plots.save import FORMATS
 from sslmanifold.report.findings import advice, rank_verdict
 from sslmanifold.runs import UNREADABLE, Run
 from sslmanifold.runs.keys import (
@@ -92,8 +93,8 @@ def print_run(run: Run, title: str = "") -> None:
 
 def first_picture(run: Run) -> Path | None:
     """The figure of a run to look at first; None where it drew none of those."""
-    found = (path for name in PICTURES for path in sorted(run.folder.figures.glob(f"{name}.*")))
-    return next(found, None)
+    paths = (run.folder.figures / f"{name}.{kind}" for name in PICTURES for kind in FORMATS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def job_line(label: str, run: Run, before: bool) -> str:
