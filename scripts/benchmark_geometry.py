@@ -13,6 +13,7 @@ backward, so it appears among the iterations only.
 """
 
 import json
+import math
 import random
 import statistics
 import sys
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 from sslmanifold.errors import UserError
 from sslmanifold.geometry import ManifoldParameter, RiemannianSGD, Stiefel, haar
 from sslmanifold.geometry._geoopt import geoopt
+from sslmanifold.plots.style import OKABE_ITO, figure_style
 
 LR = 0.01
 VIEW = 256
@@ -38,13 +41,18 @@ QUICK = {"steps": [(128, 16), (4, 64, 16)], "iterations": [(128, 16)]}
 
 @dataclass
 class Timing:
-    """Median processor seconds of one method at one shape; ``kind`` is step or iteration."""
+    """Median processor seconds of one method at one shape; ``kind`` is step or iteration.
+
+    ``low`` and ``high`` are the first and last decile of the calls.
+    """
 
     kind: str
     shape: str
     method: str
     seconds: float
     calls: int
+    low: float
+    high: float
 
 
 @dataclass
@@ -208,10 +216,8 @@ def iteration_methods(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]
     return methods
 
 
-def measure(
-    methods: dict[str, Callable[[], object]], rounds: int, budget: float
-) -> dict[str, tuple[float, int]]:
-    """Median seconds and number of calls of each method; methods take turns.
+def measure(methods: dict[str, Callable[[], object]], rounds: int, budget: float) -> dict[str, list[float]]:
+    """Seconds of every timed call of each method; methods take turns.
 
     Args:
         methods: what to call.
@@ -242,7 +248,7 @@ def measure(
             begin = time.process_time()
             methods[name]()
             times[name].append(time.process_time() - begin)
-    return {name: (statistics.median(t), len(t)) for name, t in times.items()}
+    return times
 
 
 def benchmark(quick: bool) -> list[Timing]:
@@ -253,9 +259,20 @@ def benchmark(quick: bool) -> list[Timing]:
     for kind, make in (("steps", step_methods), ("iterations", iteration_methods)):
         for shape in plan[kind]:
             torch.manual_seed(0)
-            for method, (seconds, calls) in measure(make(shape), rounds, budget).items():
-                out.append(Timing(kind.removesuffix("s"), name_of(shape), method, seconds, calls))
+            for method, times in measure(make(shape), rounds, budget).items():
+                low, high = (
+                    (deciles[0], deciles[-1]) if (deciles := _deciles(times)) else (times[0], times[0])
+                )
+                middle = statistics.median(times)
+                out.append(
+                    Timing(kind.removesuffix("s"), name_of(shape), method, middle, len(times), low, high)
+                )
     return out
+
+
+def _deciles(times: list[float]) -> list[float]:
+    """The nine deciles; none of a single call."""
+    return statistics.quantiles(times, n=10, method="inclusive") if len(times) > 1 else []
 
 
 def check(timings: list[Timing]) -> list[tuple[Bound, float, bool]]:
@@ -318,30 +335,44 @@ def markdown(head: list[str], body: list[list[str]]) -> str:
 
 
 def figure(timings: list[Timing], path: Path) -> None:
-    """Horizontal bars, milliseconds on a logarithmic axis, one panel a shape; ours in colour."""
-    import matplotlib
+    """A dot a method at its median, a line from the first to the last decile of its calls; one panel a shape."""
+    with figure_style():
+        from matplotlib import pyplot as plt
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+        panels = list(dict.fromkeys((t.kind, t.shape) for t in timings))
+        columns = min(2, len(panels))
+        lines = -(-len(panels) // columns)
+        fig, axes = plt.subplots(
+            lines, columns, figsize=(4.4 * columns, 3.2 * lines), squeeze=False, layout="constrained"
+        )
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        for ax, panel in zip(axes.flat, panels, strict=False):
+            _panel(ax, [t for t in timings if (t.kind, t.shape) == panel])
+            ax.set_title(f"{panel[0]}, {panel[1]}")
+        for ax in axes[-1]:
+            ax.set_xlabel("processor time (ms)")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        named = dict(zip(labels, handles, strict=True))
+        fig.legend(named.values(), named, loc="outside upper center", ncols=len(named))
+        fig.savefig(path, dpi=150)
+        plt.close(fig)
 
-    panels = list(dict.fromkeys((t.kind, t.shape) for t in timings))
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    fig, axes = plt.subplots(
-        lines, columns, figsize=(5 * columns, 4 * lines), squeeze=False, layout="constrained"
-    )
-    for ax in axes.flat[len(panels) :]:
-        ax.set_axis_off()
-    for ax, (kind, shape) in zip(axes.flat, panels, strict=False):
-        chosen = sorted((t for t in timings if (t.kind, t.shape) == (kind, shape)), key=lambda t: -t.seconds)
-        others = ("geoopt", "SVD", "plain", "torch", "geotorch")
-        colours = ["0.65" if t.method.startswith(others) else "tab:blue" for t in chosen]
-        ax.barh([t.method for t in chosen], [t.seconds * 1e3 for t in chosen], color=colours)
-        ax.set_xscale("log")
-        ax.set_title(f"{kind}, {shape}")
-        ax.set_xlabel("median processor time (ms)")
-    fig.savefig(path, dpi=130)
-    plt.close(fig)
+
+def _panel(ax: Any, timings: list[Timing]) -> None:
+    """The methods of one panel, the fastest on top."""
+    chosen = sorted(timings, key=lambda t: -t.seconds)
+    for row, t in enumerate(chosen):
+        other = t.method.startswith(("geoopt", "SVD", "plain", "torch", "geotorch"))
+        colour, marker = (OKABE_ITO["black"], "s") if other else (OKABE_ITO["blue"], "o")
+        label = "others" if other else "sslmanifold"
+        ax.plot([t.low * 1e3, t.high * 1e3], [row, row], color=colour, linewidth=1.4)
+        ax.plot(t.seconds * 1e3, row, marker, color=colour, markersize=5, linestyle="none", label=label)
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    # a decade at least, from one power of ten to another: its ticks have labels
+    ax.set_xlim(10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high)))
+    ax.set_yticks(range(len(chosen)), [t.method for t in chosen], fontsize=8)
 
 
 def main(argv: list[str] | None = None) -> list[Timing]:

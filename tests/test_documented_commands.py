@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_the_pages_show_commands() -> None:
     shown = {param.values[0][0] for param in DOCUMENTED}
     assert shown == set(COMMANDS)
     assert len(DOCUMENTED) > 30
+
+
+def test_only_the_tests_install_the_development_tools() -> None:
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]
+    assert tool["default-groups"] == []
+    installing = {
+        words
+        for page in PAGES
+        for words in re.findall(r"\buv (?:run|sync)\b[^&`#\n]*", page.read_text(encoding="utf-8"))
+    }
+    assert "uv run sslmanifold train" in {words.strip() for words in installing}
+    needing = {words for words in installing if "sslmanifold" not in words}
+    assert needing
+    assert all("--group dev" in words for words in needing)
 
 
 @pytest.mark.parametrize("words", DOCUMENTED)

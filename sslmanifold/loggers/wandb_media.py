@@ -17,11 +17,12 @@ def log_media(run: Any, folder: Run, figures: list[Path]) -> None:
     Args:
         run: the open W&B run.
         folder: the run folder they are made from.
-        figures: ``figures/*.png`` as drawn.
+        figures: what was drawn; W&B shows the PNGs.
     """
     import wandb
 
-    media: dict[str, Any] = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
+    pictures = [path for path in figures if path.suffix == ".png"]
+    media: dict[str, Any] = {f"figures/{path.stem}": wandb.Image(str(path)) for path in pictures}
     media |= _loss_against_ode(folder)
     media |= _spectrum(folder)
     media |= _embedding(folder)

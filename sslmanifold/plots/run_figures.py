@@ -1,18 +1,26 @@
 """The four figures of one run: loss, effective rank, singular values, embedding."""
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sslmanifold.plots.scales import stretch_the_start, symmetric_log_if_wide
+from sslmanifold.plots.save import save
+from sslmanifold.plots.scales import settling, stretch_the_start, symmetric_log_if_wide
 from sslmanifold.plots.style import OKABE_ITO, THEORY, constraint_colour, figure_style
-from sslmanifold.runs import Run, atomic
+from sslmanifold.runs import Run
+from sslmanifold.runs.keys import LOSS, RANK
 
 
 def draw_run(
-    run_dir: Path, points: int = 2000, summary: Mapping[str, Any] | None = None, *, missing: bool = False
+    run_dir: Path,
+    points: int = 2000,
+    summary: Mapping[str, Any] | None = None,
+    *,
+    missing: bool = False,
+    formats: Sequence[str] = ("png",),
 ) -> list[Path]:
     """Draw every figure the folder has data for; returns the paths of those drawn.
 
@@ -21,34 +29,41 @@ def draw_run(
         points: at most this many in the embedding scatter.
         summary: what ``summary.json`` will say, where it is not written yet.
         missing: draw only those that are not there.
+        formats: png, pdf, svg.
     """
     run = Run(run_dir)
     if summary is not None:
         run.summary = dict(summary)
-    paths = {name: run.folder.figures / f"{name}.png" for name in FIGURES}
-    wanted = [name for name, path in paths.items() if not (missing and path.exists())]
+    folder = run.folder.figures
+    wanted = {
+        name: [kind for kind in formats if not (missing and (folder / f"{name}.{kind}").exists())]
+        for name in FIGURES
+    }
     drawn: list[Path] = []
-    if not wanted:
+    if not any(wanted.values()):
         return drawn
     with figure_style():
         import matplotlib.pyplot as plt
 
-        for name in wanted:
-            figure = FIGURES[name](run, points)
+        for name, kinds in wanted.items():
+            figure = FIGURES[name](run, points) if kinds else None
             if figure is None:
                 continue
             try:
-                with atomic(paths[name]) as temporary:
-                    figure.savefig(temporary, format="png", metadata={"Description": _caption(run)})
+                drawn += save(figure, folder / name, kinds, _caption(run))
             finally:
                 plt.close(figure)
-            drawn.append(paths[name])
     return drawn
 
 
 def _caption(run: Run) -> str:
     s = run.summary
     return ", ".join(f"{key}={s[key]}" for key in ("data", "model", "loss", "constraint", "seed") if key in s)
+
+
+def _title(run: Run, width: int) -> str:
+    """The caption in lines that fit over the axes; names may be long."""
+    return textwrap.fill(_caption(run), width)
 
 
 def _solved(run: Run) -> bool:
@@ -67,8 +82,20 @@ def _axes(run: Run, ylabel: str) -> tuple[Any, Any]:
     figure, axes = plt.subplots(figsize=(6, 3.8))
     axes.set_xlabel("time t = Σ lr" if _solved(run) else "optimizer step")
     axes.set_ylabel(ylabel)
-    axes.set_title(_caption(run), loc="left", fontsize=9)
+    axes.set_title(_title(run, 70), loc="left", fontsize=9, parse_math=False)
     return figure, axes
+
+
+def _one_axis(run: Run, axes: Any) -> None:
+    """The x axis that all curves of a run share: linear until the last of loss, rank and spectrum has settled."""
+    steps = _abscissa(run)
+    curves = [np.asarray(run.metrics[key]) for key in (LOSS, RANK) if key in run.metrics]
+    values = run.trajectory.get("singular_values")
+    if values is not None:  # (T, S, z)
+        curves += list(values.mean(1).T[:10])
+    settled = [settling(steps[-len(curve) :], curve) for curve in curves]
+    axes.set_xlim(0, steps[-1] if len(steps) > 1 else None)
+    stretch_the_start(axes, max(settled, default=0.0), float(steps[-1]))
 
 
 def _last_moment(run: Run) -> str:
@@ -82,6 +109,7 @@ def subspace_figure(run: Run, points: int) -> Any:
     figure, axes = _axes(run, "sine of the largest angle to the limit subspace")
     colour = constraint_colour(run.summary["constraint"])
     axes.semilogy(_abscissa(run), np.maximum(run.metrics["ode/limit_distance"], 1e-16), color=colour)
+    _one_axis(run, axes)
     return figure
 
 
@@ -107,7 +135,7 @@ def loss_figure(run: Run, points: int) -> Any:
             run.summary["train/optimum"], color="#777777", linewidth=1, linestyle=":", label="optimum L*"
         )
     symmetric_log_if_wide(axes, loss)
-    stretch_the_start(axes, steps, loss)
+    _one_axis(run, axes)
     axes.legend()
     return figure
 
@@ -131,7 +159,7 @@ def rank_figure(run: Run, points: int) -> Any:
     )
     axes.axhline(1, color=OKABE_ITO["vermillion"], linestyle=":", linewidth=1, label="1, collapsed")
     axes.set_ylim(0.9, max(run.summary["embedding"], float(np.nanmax(rank))) * 1.05)
-    stretch_the_start(axes, steps, rank)
+    _one_axis(run, axes)
     axes.legend(loc="best")
     return figure
 
@@ -153,7 +181,7 @@ def singular_value_figure(run: Run, points: int) -> Any:
             alpha=shades[index],
             label=f"σ{index + 1}",
         )
-    stretch_the_start(axes, _abscissa(run)[-len(values) :], values[:, 0])
+    _one_axis(run, axes)
     if np.nanmax(values) > 1e3 * max(np.nanmin(values), 1e-12):
         axes.set_yscale("log")
     axes.legend(ncols=2 if values.shape[1] > 5 else 1)
@@ -194,11 +222,12 @@ def embedding_figure(run: Run, points: int) -> Any:
                 )  # fmt: skip
         moment = ("t = 0" if _solved(run) else "step 0") if when == "initial" else _last_moment(run)
         axes.set_title(moment, loc="left")
+        axes.set_aspect("equal", adjustable="datalim")
         axes.set_xlabel("u₁")
         axes.set_ylabel("u₂" if embedding.shape[1] > 1 else "")
     if labels is not None:
         panels[1].legend(title="label", loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.8)
-    figure.suptitle(_caption(run), x=0.01, ha="left", fontsize=9)
+    figure.suptitle(_title(run, 120), x=0.01, ha="left", fontsize=9, parse_math=False)
     figure.tight_layout()
     return figure
 

@@ -27,15 +27,19 @@ def _decades(threshold: float, end: float, sign: int) -> list[float]:
     return [sign * 10.0**power for power in np.arange(last, first - 1, -step)]
 
 
-def stretch_the_start(axes: Any, x: np.ndarray, y: np.ndarray) -> None:
-    """An axis that is linear at the start and logarithmic later, where nine tenths of the change come first."""
+def settling(x: np.ndarray, y: np.ndarray) -> float:
+    """Where a curve has done nine tenths of its change for good; 0 for one that does not change."""
     kept = np.isfinite(y)
     x, y = x[kept], y[kept]
-    if x.size < 3 or np.ptp(y) == 0:
-        return
-    settled = x[np.abs(y - y[-1]) > 0.1 * np.ptp(y)].max(initial=0.0)
-    if 0 < settled < x[-1] / 7:
-        axes.set_xscale("asinh", linear_width=float(settled) / 2)
-        decades = 10.0 ** np.arange(np.ceil(np.log10(settled / 2)), np.floor(np.log10(x[-1])) + 1)
+    if x.size < 3 or np.ptp(y) <= 1e-6 * np.abs(y).max():  # rounding does not settle
+        return 0.0
+    return float(x[np.abs(y - y[-1]) > 0.1 * np.ptp(y)].max(initial=0.0))
+
+
+def stretch_the_start(axes: Any, settled: float, end: float) -> None:
+    """An axis that is linear at the start and logarithmic later, where all that happens is in the first seventh."""
+    if 0 < settled < end / 7:
+        axes.set_xscale("asinh", linear_width=settled / 2)
+        decades = 10.0 ** np.arange(np.ceil(np.log10(settled / 2)), np.floor(np.log10(end)) + 1)
         axes.set_xticks([0.0, *decades])  # its own ticks crowd about 0
-        axes.set_xlim(0, x[-1])
+        axes.set_xlim(0, end)

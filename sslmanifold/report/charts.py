@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -21,19 +22,67 @@ SINGLE_RUNS = 120  # with more runs than these in a report, only medians are dra
 CURVES = (RANK, DEVIATION, GAP)
 
 
-def charts(groups: Sequence[Group], records: Sequence[Record]) -> list[tuple[str, list[Chart]]]:
-    """(section heading, its charts), each chart ``{"data": …, "layout": …}`` for ``Plotly.newPlot``."""
-    sections = []
+@dataclass(frozen=True)
+class Section:
+    """Charts of one kind.
+
+    Attributes:
+        heading: above them.
+        says: what they show and what is good.
+        charts: ``{"data": …, "layout": …}`` each, for ``Plotly.newPlot``.
+        small: whether they are many and small.
+    """
+
+    heading: str
+    says: str
+    charts: list[Chart]
+    small: bool = False
+
+
+# above the curves: what each shows and what is good
+_SAYS = {
+    RANK: "How many dimensions the embedding uses while it trains. Good: it stays near the largest it can be; a curve "
+    "that falls to 1 is a collapse.",
+    DEVIATION: "Distance of the trained embedding from its exact dynamics, relative. Good: small, and smaller with a "
+    "smaller learning rate; 1 means that the two have nothing in common.",
+    GAP: "How far the loss is above the theory's optimum L*, relative to |L*|. Good: it goes down to rounding; a curve "
+    "that levels off above 0.01 stopped short.",
+}
+
+
+def charts(groups: Sequence[Group], records: Sequence[Record]) -> list[Section]:
+    """The sections that have charts, the final effective rank first."""
     names = data_names(records)
+    sections = [
+        Section(
+            "Where the effective rank ended",
+            "One dot a run. Good: near min(z, d), every dimension used; at the dotted line the embedding is one line, "
+            "collapsed.",
+            [c for data in names if (c := _final(groups, data))],
+        )
+    ]
     for key in CURVES:
         drawn = [_curves(groups, data, key, KEYS[key].logarithmic, len(records)) for data in names]
-        sections.append((KEYS[key].heading, [chart for chart in drawn if chart]))
-    sections.append(("Loss against the ODE", [c for d in names if (c := _loss(groups, d, len(records)))]))
-    ranks = [_final(groups, data) for data in names]
-    sections.insert(0, ("Where the effective rank ended", [c for c in ranks if c]))
-    sections.append(("Predicted against seen", _ratios(groups, records)))
-    sections.append(embeddings(groups, names))
-    return [(heading, found) for heading, found in sections if found]
+        sections.append(Section(KEYS[key].heading, _SAYS[key], [chart for chart in drawn if chart]))
+    sections += [
+        Section(
+            "Loss against the ODE",
+            "The loss of the training (solid) and of its exact dynamics (dashed). Good: the two lie on each other.",
+            [c for data in names if (c := _loss(groups, data, len(records)))],
+        ),
+        Section(
+            "Predicted against seen",
+            "Each run's number as the theory foretold it and as it came. Good: on the dotted diagonal.",
+            _ratios(groups, records),
+        ),
+    ]
+    heading, found = embeddings(groups, names)
+    says = (
+        "The training points in the first two dimensions, first replica. Good: classes apart in two dimensions; points "
+        "on one line are a collapse."
+    )
+    sections.append(Section(heading, says, found, small=True))
+    return [section for section in sections if section.charts]
 
 
 def thinned(steps: np.ndarray, values: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:

@@ -128,6 +128,9 @@ def shortfall_warnings(groups: Sequence[Group], records: Sequence[Record]) -> li
     ]
 
 
+# the part of the way from one dimension to all of them above which every direction counts as used
+WHOLE = 0.8
+
 # what to write instead of a line that ended short of its optimum: it was still going down, or it wavered
 TO_THE_OPTIMUM = (
     "a loss that still falls wants a larger trainer.max_steps; one that wavers wants scheduler=cosine or a "
@@ -150,6 +153,20 @@ def advice(record: Record) -> list[str]:
         gap = _ranged([record], GAP, 100)
         lines.append(f"the loss ended {gap} % above its optimum L*: {TO_THE_OPTIMUM}")
     return lines
+
+
+def rank_verdict(record: Record) -> str:
+    """Whether the effective rank is good, in one sentence; empty where there is none, or nothing to collapse to."""
+    rank, full = record.number(RANK), full_rank(record)
+    if rank is None or full < 2:
+        return ""
+    if is_collapsed(record):
+        judged = "collapsed: the embedding is nearly a line"
+    elif rank >= 1 + WHOLE * (full - 1):
+        judged = "good, no direction of the embedding has collapsed"
+    else:
+        judged = "partial: no collapse to a line, but some directions carry little"
+    return f"effective rank {rank:.4g} of {full}: {judged}"
 
 
 def failures(records: Sequence[Record]) -> list[tuple[Record, str]]:

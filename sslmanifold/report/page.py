@@ -1,5 +1,7 @@
 """``report.html``: one self-contained file, the plotting library inside it, nothing fetched."""
 
+import base64
+import gzip
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -10,79 +12,13 @@ from urllib.parse import quote
 
 from sslmanifold.plots.groups import cell, data_names, grouped
 from sslmanifold.report import findings
-from sslmanifold.report.charts import charts
+from sslmanifold.report.charts import Section, charts
 from sslmanifold.report.foretold import HEADINGS, foretold
+from sslmanifold.report.style import LIBRARY, SCRIPT, STYLE
 from sslmanifold.report.terminal import COLUMNS, number
 from sslmanifold.runs.keys import RANK
 from sslmanifold.runs.records import Record, is_collapsed, swept_value, telling_keys
 from sslmanifold.version import __version__
-
-_STYLE = """
-:root { color-scheme: light; --ink: #1d2126; --soft: #5d6670; --line: #e3e6ea; --warn: #8a3b00; }
-* { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: var(--ink); margin: 0;
-       background: #f6f7f9; }
-main { max-width: 1240px; margin: 0 auto; padding: 20px 16px 60px; }
-h1 { font-size: 1.5rem; margin: 0 0 2px; overflow-wrap: anywhere; }
-h2 { font-size: 1.12rem; margin: 34px 0 10px; }
-p.lead { color: var(--soft); margin: 0 0 12px; }
-.card { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 12px; min-width: 0; }
-.grid { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
-.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
-.scroll { overflow-x: auto; }
-.tall { max-height: 560px; overflow-y: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 5px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; background: #fff; position: sticky; top: 0; }
-table.sortable th { cursor: pointer; }
-td.wrap { white-space: normal; min-width: 260px; }
-table.means td:first-child { white-space: normal; min-width: 130px; }
-.dot { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 7px; }
-ul { margin: 0; padding-left: 20px; }
-.warn { border-left: 4px solid #D55E00; color: var(--warn); }
-.failed, .interrupted, .killed { color: #b00020; } .diverged, .stopped { color: #8a6100; }
-.completed { color: #00704f; }
-.chart { width: 100%; height: 380px; } a { color: #0072B2; }
-caption { text-align: left; font-weight: 600; padding: 4px 0; }
-footer { color: var(--soft); font-size: 0.82rem; margin-top: 40px; }
-@media (max-width: 600px) { main { padding: 14px 10px 40px; } .card { padding: 8px; } th, td { padding: 4px 7px; } }
-"""
-
-_SCRIPT = """
-const narrow = window.innerWidth < 600;
-const draw = (div) => {
-  const chart = JSON.parse(document.getElementById(div.dataset.chart).textContent);
-  if (narrow) { chart.layout.margin = {l: 48, r: 6, t: 36, b: 36}; chart.layout.font.size = 11; }
-  // the legend has rows of equal cells: room for all of them below the axis, and never more than half the chart
-  const names = chart.data.filter((t) => t.showlegend !== false && t.name).map((t) => t.name);
-  const cell = 56 + 7 * Math.max(0, ...names.map((n) => n.length));
-  const rows = names.length < 2 ? 0 : Math.ceil(names.length / Math.max(1, Math.floor((div.clientWidth - 60) / cell)));
-  const legend = rows ? 19 * rows + 10 : 0;
-  chart.layout.margin.b = 48 + legend;
-  chart.layout.height = Math.max(chart.layout.height, 330 + legend, 2 * legend + 40);
-  div.style.height = chart.layout.height + "px";
-  Plotly.newPlot(div, chart.data, chart.layout,
-    {responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", scrollZoom: false,
-     showSendToCloud: false, plotlyServerURL: "",
-     modeBarButtonsToRemove: ["zoom2d", "pan2d", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]});
-};
-// a chart is drawn when it comes near the screen: a long page opens at once
-const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) if (entry.isIntersecting) { watcher.unobserve(entry.target); draw(entry.target); }
-}, {rootMargin: "600px"});
-document.querySelectorAll(".chart").forEach((div) => watcher.observe(div));
-addEventListener("beforeprint", () => document.querySelectorAll(".chart:empty").forEach(draw));
-document.querySelectorAll("table.sortable th").forEach((head) => head.addEventListener("click", () => {
-  const body = head.closest("table").tBodies[0], at = head.cellIndex;
-  const up = head.dataset.up !== "1"; head.dataset.up = up ? "1" : "0";
-  const value = (row) => row.cells[at].dataset.value ?? row.cells[at].textContent;
-  const order = (a, b) => {
-    const [x, y] = [value(a), value(b)], [p, q] = [parseFloat(x), parseFloat(y)];
-    return isNaN(p) || isNaN(q) ? x.localeCompare(y) : p - q;
-  };
-  [...body.rows].sort((a, b) => up ? order(a, b) : order(b, a)).forEach((row) => body.append(row));
-}));
-"""
 
 
 def report_page(records: Sequence[Record], title: str, out: Path) -> str:
@@ -101,8 +37,10 @@ def report_page(records: Sequence[Record], title: str, out: Path) -> str:
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(findings.tally(records))}</p>',
+        _collapse(groups, records),
+        _foretold(foretold(records)),
+        *_chart_sections(drawn[:1], 0),
         _swept(records),
-        _warnings("Collapse", findings.collapse_warnings(groups, records)),
         _warnings(
             "Short of the optimum", findings.shortfall_warnings(groups, records), findings.TO_THE_OPTIMUM
         ),
@@ -110,28 +48,45 @@ def report_page(records: Sequence[Record], title: str, out: Path) -> str:
         _warnings("Damaged files", findings.damaged_files(records)),
         _best(findings.best_and_worst(groups, records)),
         _means(records, groups),
+        *_chart_sections(drawn[1:], len(drawn[0].charts) if drawn else 0),
+        _predictions(findings.predicted_against_seen(groups, records)),
+        _jobs(records, keys, out),
     ]
-    count = 0
-    for heading, found in drawn:
-        size = "grid small" if heading.startswith("Embeddings") else "grid"
-        body.append(f'<h2>{escape(heading)}</h2><div class="{size}">')
-        for chart in found:
-            body.append(
-                f'<div class="card"><div class="chart" data-chart="c{count}"></div></div>'
-                f'<script type="application/json" id="c{count}">{_json(chart)}</script>'
-            )
-            count += 1
-        body.append("</div>")
-    body.append(_foretold(foretold(records)))
-    body += [_predictions(findings.predicted_against_seen(groups, records)), _jobs(records, keys, out)]
+    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}</style></head><body><main>'
         + "\n".join(part for part in body if part)
         + f"<footer>Made by sslmanifold {escape(__version__)} from the run folders alone.</footer></main>"
-        + f"<script>{get_plotlyjs()}</script><script>{_SCRIPT}</script></body></html>\n"
+        + f'<script type="text/plain" id="library">{packed}</script>'
+        + f"<script>{LIBRARY}{SCRIPT}</script></body></html>\n"
     )
+
+
+def _chart_sections(sections: Sequence[Section], first: int) -> list[str]:
+    """Heading, a sentence, and the charts of each section, numbered from ``first``."""
+    parts = []
+    for section in sections:
+        size = "grid small" if section.small else "grid"
+        parts.append(f'<h2>{escape(section.heading)}</h2><p class="lead">{escape(section.says)}</p>')
+        cards = []
+        for number_, chart in enumerate(section.charts, first):
+            cards.append(
+                f'<div class="card"><div class="chart" data-chart="c{number_}"></div></div>'
+                f'<script type="application/json" id="c{number_}">{_json(chart)}</script>'
+            )
+        first += len(section.charts)
+        parts.append(f'<div class="{size}">{"".join(cards)}</div>')
+    return parts
+
+
+def _collapse(groups: Sequence[Any], records: Sequence[Record]) -> str:
+    """Which runs collapsed, or that none did: what a reader wants to know first."""
+    lines = findings.collapse_warnings(groups, records)
+    if lines or not any(r.number(RANK) is not None for r in records):
+        return _warnings("Collapse", lines)
+    return '<h2>Collapse</h2><div class="card well">No embedding has collapsed.</div>'
 
 
 def _json(chart: dict[str, Any]) -> str:

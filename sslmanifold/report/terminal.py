@@ -1,5 +1,6 @@
 """What a run and a sweep end with in the terminal."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from sslmanifold.console import TextConsole, cell, wide_console
-from sslmanifold.report.findings import advice
+from sslmanifold.plots.save import FORMATS
+from sslmanifold.report.findings import advice, rank_verdict
 from sslmanifold.runs import UNREADABLE, Run
 from sslmanifold.runs.keys import (
     DEVIATION,
@@ -19,12 +21,20 @@ from sslmanifold.runs.keys import (
     RANK,
     RESIDUAL,
     SECONDS,
+    key_of,
 )
 from sslmanifold.runs.records import Record, collect, is_collapsed, swept_value, telling_keys
 
 _ROWS = (LOSS, OPTIMUM, GAP, RANK, DEVIATION, LARGEST_DEVIATION, RESIDUAL)
 
 STATUS_STYLE = {"completed": "green", "stopped": "yellow", "diverged": "yellow", "running": "cyan"}
+
+# what a run's figures show, the one to open first at the front
+PICTURES = {
+    "embedding": "the points before and after",
+    "effective_rank": "the rank over training",
+    "loss": "the loss",
+}
 
 # the columns of a table of runs: heading → summary key
 COLUMNS = {KEYS[key].column: key for key in (LOSS, GAP, RANK, LARGEST_DEVIATION, SECONDS)}
@@ -38,7 +48,7 @@ def number(value: Any) -> str:
 
 
 def print_run(run: Run, title: str = "") -> None:
-    """Loss, optimum, effective rank, ODE deviation, residual and where the run folder is."""
+    """The table a run ends with, whether its effective rank is good, its folder, and what to open next."""
     summary = run.summary
     choices = ", ".join(f"{key}={summary[key]}" for key in ("data", "model", "loss", "constraint", "seed"))
     table = Table(show_header=False)
@@ -47,7 +57,8 @@ def print_run(run: Run, title: str = "") -> None:
     style = STATUS_STYLE.get(summary["status"], "red")
     table.add_row("status", f"[{style}]{cell(summary['status'])}[/]")
     table.add_row("steps", cell(summary["steps"]))
-    for key in _ROWS:
+    accuracies = sorted(key for key in summary if key.startswith("probe/") and key.endswith("/accuracy"))
+    for key in (*_ROWS, *accuracies):
         if key not in summary:
             continue
         value = number(summary[key])
@@ -55,18 +66,35 @@ def print_run(run: Run, title: str = "") -> None:
             value += f" ± {number(summary[f'{key}_std'])}"
         if key == RANK:
             value += f" of {summary['embedding']}"
-        table.add_row(KEYS[key].row, cell(value))
+        table.add_row(cell(key_of(key).row), cell(value))
     table.add_row(KEYS[SECONDS].row, f"{summary[SECONDS]:.1f}")
     console = TextConsole()
-    console.print(f"{title}\n{choices}".strip(), highlight=False, markup=False, soft_wrap=True)
+
+    def line(text: str, style: str = "") -> None:
+        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    line(f"{title}\n{choices}".strip())
     console.print(table)
     if summary.get("reason"):
-        console.print(
-            f"{summary['status']}: {summary['reason']}", highlight=False, markup=False, soft_wrap=True
-        )
-    for line in advice(Record(run.path.name, run)):
-        console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"run folder: {run.path}", highlight=False, markup=False, soft_wrap=True)
+        line(f"{summary['status']}: {summary['reason']}")
+    record = Record(run.path.name, run)
+    advised = advice(record)
+    verdict = rank_verdict(record)
+    if verdict and not any(text.startswith("effective rank") for text in advised):
+        line(verdict)
+    for text in advised:
+        line(text, "yellow")
+    line(f"run folder: {run.path}")
+    picture = first_picture(run)
+    if picture is not None:
+        line(f"open: {picture} ({PICTURES[picture.stem]})")
+    line(f"report: sslmanifold report {shlex.quote(str(run.path))}")
+
+
+def first_picture(run: Run) -> Path | None:
+    """The figure of a run to look at first; None where it drew none of those."""
+    paths = (run.folder.figures / f"{name}.{kind}" for name in PICTURES for kind in FORMATS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def job_line(label: str, run: Run, before: bool) -> str:

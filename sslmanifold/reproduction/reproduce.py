@@ -19,6 +19,9 @@ from sslmanifold.runs import atomic
 from sslmanifold.runs.claim import claimed
 from sslmanifold.runs.writing import remove_partials
 
+# figures are some 7 inches wide, a page's width
+PIXELS_PER_INCH = 220
+
 
 def chosen_parts(figure: Any) -> list[Part]:
     """The parts that ``figure=`` asks for: all, a number, a name, or a list of them.
@@ -128,7 +131,8 @@ def draw(part: Part, settings: Settings, store: Store) -> None:
             figure.text(0.01, -0.015, lines, fontsize=7.5, color="#444444", va="top", ha="left")
             for kind, key in zip(FIGURE_KINDS, ("Description", "Subject"), strict=True):
                 with atomic(settings.folder / "figures" / f"{name}.{kind}") as temporary:
-                    figure.savefig(temporary, format=kind, metadata={"Title": part.title, key: caption})
+                    metadata = {"Title": part.title, key: caption}
+                    figure.savefig(temporary, format=kind, dpi=PIXELS_PER_INCH, metadata=metadata)
                 figure.set_layout_engine("none")  # laid out once; the second file takes it over
             plt.close(figure)
             names.append(name)

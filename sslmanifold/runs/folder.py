@@ -5,7 +5,7 @@ metrics.csv           one row a logged step
 summary.json          last values, extremes, status, versions
 trajectory.npz        arrays over logged steps, embeddings at the start and at the end
 checkpoints/last.ckpt  refreshed while training; best.ckpt beside it
-figures/*.png
+figures/               *.png, or what callbacks.figures.formats says
 probes/               <probe>.json and table.csv
 export/               the embedding without this package
 forecast.json         what the exact flows say of the time to come

@@ -35,6 +35,9 @@ def config_key(config: Mapping[str, Any]) -> str:
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if value is not None}
     callbacks = kept.get("callbacks") or {}
     kept["callbacks"] = {name: options for name, options in callbacks.items() if name != "progress"}
+    figures = kept["callbacks"].get("figures")
+    if isinstance(figures, Mapping) and figures.get("formats") == ["png"]:  # which 0.1.0 did not list
+        kept["callbacks"]["figures"] = {key: value for key, value in figures.items() if key != "formats"}
     text = json.dumps(_named_as_now(kept), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

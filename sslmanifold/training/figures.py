@@ -1,9 +1,9 @@
 """Figures of a run, drawn when it has ended."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from lightning.pytorch import Callback
 from pydantic import Field
@@ -15,13 +15,17 @@ from sslmanifold.runs import RunFolder
 
 @dataclass(kw_only=True)
 class Figures(Callback):
-    """Draws ``figures/*.png`` from the run folder alone, after training.
+    """Draws ``figures/`` from the run folder alone, after training.
 
     Attributes:
         points: at most this many points in the embedding scatter.
+        formats: png, pdf and svg, those wanted; in PDFs fonts are embedded, in SVGs text is outlines.
     """
 
     points: Annotated[int, Field(gt=0)] = 2000
+    formats: Annotated[list[Literal["png", "pdf", "svg"]], Field(min_length=1)] = field(
+        default_factory=lambda: ["png"]
+    )
 
     def draw(
         self, run_dir: Path, summary: Mapping[str, Any] | None = None, *, missing: bool = False
@@ -35,7 +39,7 @@ class Figures(Callback):
         """
         from sslmanifold.plots.run_figures import draw_run
 
-        return draw_run(run_dir, points=self.points, summary=summary, missing=missing)
+        return draw_run(run_dir, points=self.points, summary=summary, missing=missing, formats=self.formats)
 
 
 def draw_missing(config: Mapping[str, Any], folder: RunFolder, opened: Opened | None = None) -> None:

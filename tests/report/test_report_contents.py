@@ -135,7 +135,7 @@ def test_what_the_spread_does_not_tell_apart_is_not_ranked(
 def test_a_diverged_groups_embedding_is_shown(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
     write_run(tmp_path / "0", "none.Unconstrained", status="diverged")
     records = collect([tmp_path])
-    sections = dict(charts(grouped(records, swept_keys(records)), records))
+    sections = {s.heading: s.charts for s in charts(grouped(records, swept_keys(records)), records)}
     (chart,) = next(found for heading, found in sections.items() if heading.startswith("Embeddings"))
     assert chart["layout"]["title"]["text"].endswith("(diverged)")
 
@@ -208,7 +208,7 @@ def test_no_runs_is_a_message(tmp_path: Path) -> None:
 
 def test_every_chart_is_there_and_thin(sweep: Path) -> None:
     records = collect([sweep])
-    sections = dict(charts(grouped(records, swept_keys(records)), records))
+    sections = {s.heading: s.charts for s in charts(grouped(records, swept_keys(records)), records)}
     assert len(sections) == 7
     for found in sections.values():
         for chart in found:

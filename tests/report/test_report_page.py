@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import pytest
 
@@ -13,7 +14,9 @@ from sslmanifold.report.write import write_report
 from sslmanifold.runs import RunFolder
 
 
-@pytest.mark.parametrize(("name", "width", "height"), [("phone", 390, 844), ("desktop", 1280, 900)])
+@pytest.mark.parametrize(
+    ("name", "width", "height"), [("phone", 390, 844), ("small", 420, 900), ("desktop", 1280, 900)]
+)
 def test_renders_at_width(
     browser: Any, sweep: Path, tmp_path: Path, name: str, width: int, height: int
 ) -> None:
@@ -70,18 +73,68 @@ def test_legend_toggles_and_tables_sort(browser: Any, sweep: Path, tmp_path: Pat
         """(() => {
           const table = document.querySelector("table.sortable");
           const at = [...table.tHead.rows[0].cells].findIndex(c => c.textContent === "rank");
-          table.tHead.rows[0].cells[at].click();
+          const head = table.tHead.rows[0].cells[at];
+          head.click(); head.click(); head.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}));
+          if (head.getAttribute("aria-sort") !== "ascending") return [];
           return [...table.tBodies[0].rows].map(r => parseFloat(r.cells[at].dataset.value)).filter(x => !isNaN(x));
         })()"""
     )
     assert order == sorted(order)
     assert len(order) == 12
+    links = browser.evaluate('[...document.querySelectorAll("table.sortable tbody a")].map((a) => a.href)')
+    assert len(links) == 13
+    assert all(Path(unquote(urlparse(link).path)).is_dir() for link in links)
+
+
+def test_a_dark_screen_has_a_dark_page_and_charts_to_match(browser: Any, sweep: Path, tmp_path: Path) -> None:
+    (page, _, _), _ = write_report([sweep], out=tmp_path)
+    seen = {}
+    for scheme in ("light", "dark"):
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.call("Emulation.setEmulatedMedia", features=media)
+        browser.open(page, 420, 900)
+        seen[scheme] = browser.evaluate(
+            """(async () => {
+              const div = document.querySelectorAll(".chart")[6];
+              div.scrollIntoView();
+              while (!div.querySelector(".main-svg")) await new Promise(done => setTimeout(done, 20));
+              const light = (c) => { const m = c.match(/[0-9]+/g).map(Number); return (m[0] + m[1] + m[2]) / 765; };
+              const of = (e) => light(getComputedStyle(e).backgroundColor);
+              const names = [...div.data].filter(t => t.line && t.name).map(t => t.line.color);
+              return {page: of(document.body), text: light(getComputedStyle(document.body).color),
+                      chart: div.layout.paper_bgcolor, card: of(div.closest(".card")), colours: names};
+            })()"""
+        )
+    light, dark = seen["light"], seen["dark"]
+    assert light["page"] > 0.9 > 0.2 > dark["page"]
+    assert light["text"] < 0.2 < 0.8 < dark["text"]
+    assert light["card"] > 0.9 > 0.2 > dark["card"]
+    assert light["chart"] != dark["chart"]
+    assert light["colours"] == dark["colours"] != []  # a constraint has its colour in both
+    assert browser.errors == []
+
+
+def test_collapse_comes_first_and_every_chart_says_what_is_good(sweep: Path, tmp_path: Path) -> None:
+    (page, _, _), _ = write_report([sweep], out=tmp_path)
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
+    assert headings[:2] == ["Collapse", "Where the effective rank ended"]
+    for part in re.split("<h2>", text)[1:]:
+        if 'class="chart"' in part:
+            assert re.match(r'[^<]*</h2><p class="lead">[^<]+Good: [^<]+</p>', part), part[:200]
+
+
+def test_a_run_that_did_not_collapse_says_so(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
+    write_run(tmp_path, rank=1.9)
+    (page, _, _), _ = write_report([tmp_path])
+    assert "No embedding has collapsed." in page.read_text(encoding="utf-8")
 
 
 def test_nothing_is_fetched_and_text_is_escaped(sweep: Path, tmp_path: Path) -> None:
     (page, _, _), _ = write_report([sweep], out=tmp_path)
     text = page.read_text(encoding="utf-8")
-    own = re.sub(r"<script>/\*\*.*?</script>", "", text, flags=re.DOTALL)  # without the plotting library
+    own, found = re.subn(r'id="library">[A-Za-z0-9+/=]+<', "<", text)  # without the plotting library
+    assert found == 1
     assert "http://" not in own
     assert "https://" not in own
     assert "src=" not in own
@@ -89,11 +142,14 @@ def test_nothing_is_fetched_and_text_is_escaped(sweep: Path, tmp_path: Path) -> 
     assert "&lt;b&gt;&amp; more&lt;/b&gt;" in own
 
 
-def test_five_hundred_runs(tmp_path: Path, write_run: Callable[..., RunFolder]) -> None:
+@pytest.mark.parametrize(("runs", "seconds", "size"), [(200, 5, 5e6), (500, 30, 5e6)])
+def test_many_runs(
+    tmp_path: Path, write_run: Callable[..., RunFolder], runs: int, seconds: float, size: float
+) -> None:
     constraints = ("none.Unconstrained", "frobenius.Frobenius", "scaled.Scaled", "orthogonal.Orthogonal")
     first = write_run(tmp_path / "sweep" / "0", seed=0, rows=1000)
     metrics, trajectory = first.metrics.read_bytes(), first.trajectory.read_bytes()
-    for job in range(1, 500):
+    for job in range(1, runs):
         folder = write_run(
             tmp_path / "sweep" / str(job),
             constraints[job % 4],
@@ -105,7 +161,7 @@ def test_five_hundred_runs(tmp_path: Path, write_run: Callable[..., RunFolder]) 
         folder.trajectory.write_bytes(trajectory)
     started = time.process_time()
     (page, _, table), records = write_report([tmp_path / "sweep"])
-    assert len(records) == 500
-    assert time.process_time() - started < 30
-    assert page.stat().st_size < 15e6
-    assert len(table.read_text(encoding="utf-8").splitlines()) == 501
+    assert len(records) == runs
+    assert time.process_time() - started < seconds
+    assert page.stat().st_size < size
+    assert len(table.read_text(encoding="utf-8").splitlines()) == runs + 1

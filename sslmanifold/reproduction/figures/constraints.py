@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 CONSTRAINTS = ("none", "frobenius", "operator_norm", "scaled", "orthogonal")
 COLLAPSING = ("none", "frobenius")
-# the last three lie on each other: drawn from wide to narrow, each shows beside the next
-STYLES: dict[str, dict[str, Any]] = {
-    "none": {"linestyle": "-"},
-    "frobenius": {"linestyle": "--"},
-    "orthogonal": {"linestyle": "-", "linewidth": 7, "solid_capstyle": "butt"},
-    "operator_norm": {"linestyle": "-", "linewidth": 4, "solid_capstyle": "butt"},
-    "scaled": {"linestyle": (0, (2, 2)), "linewidth": 2},
+# the last three lie on each other: the dashes of the upper ones leave the lower ones to be seen
+STYLES: dict[str, Any] = {
+    "none": "-",
+    "frobenius": "-",
+    "orthogonal": "-",
+    "operator_norm": (0, (3, 9)),
+    "scaled": (6, (3, 9)),
 }
 
 
@@ -109,33 +109,37 @@ def compute(settings: Settings) -> Result:
 
 
 def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
-    """Loss above, effective rank below, one column a data set."""
+    """Loss left, effective rank right, one row a data set."""
     import matplotlib.pyplot as plt
 
     sets = facts["sets"]
     figure, axes = plt.subplots(
-        2, len(sets), figsize=(3.7 * len(sets), 6.6), layout="constrained", squeeze=False
+        len(sets), 2, figsize=(7.2, 2.1 * len(sets) + 0.6), layout="constrained", squeeze=False, sharex=True
     )
-    for column, name in enumerate(sets):
-        upper, lower = axes[:, column]
+    for row, name in zip(axes, sets, strict=True):
+        left, right = row
         floor = 0.0
         for constraint, style in STYLES.items():
-            line = style | {"color": constraint_colour(constraint)}
+            line = {"color": constraint_colour(constraint), "linestyle": style}
             steps, loss = arrays[f"steps_{name}_{constraint}"], arrays[f"loss_{name}_{constraint}"]
-            upper.plot(np.maximum(steps, 1), loss, label=constraint, **line)
-            lower.plot(np.maximum(steps, 1), arrays[f"rank_{name}_{constraint}"], **line)
+            left.plot(np.maximum(steps, 1), loss, label=constraint, **line)
+            right.plot(np.maximum(steps, 1), arrays[f"rank_{name}_{constraint}"], **line)
             if constraint != "none":
                 floor = min(floor, float(loss.min()))
-        upper.set(
-            title=facts["titles"][name],
-            xscale="log",
-            xlabel="step",
-            ylabel="loss / n",
-            ylim=(1.25 * floor, -0.08 * floor),
+        left.set(
+            xscale="log", ylabel=f"{facts['titles'][name]}\nloss / n", ylim=(1.25 * floor, -0.08 * floor)
         )
-        lower.set(xscale="log", xlabel="step", ylabel="effective rank of the embedding", ylim=(0.9, None))
-        lower.axhline(1, color="#777777", linewidth=1, linestyle=":")
-    axes[0, 0].legend(fontsize=8, loc="upper right")
+        full = 2 if name == "half_moons" else 4
+        right.set(ylabel="effective rank", ylim=(0.9, full + 0.12), yticks=range(1, full + 1))
+        right.axhline(1, color="#777777", linewidth=1, linestyle=":")
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
+    axes[0, 0].set_title("loss")
+    axes[0, 1].set_title("effective rank; 1 is collapse")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=len(STYLES), columnspacing=1.2, handlelength=3
+    )
     return {"constraints": figure}
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sslmanifold.data import HalfMoons
-from sslmanifold.plots.style import OKABE_ITO, constraint_colour
+from sslmanifold.plots.style import constraint_colour
 from sslmanifold.reproduction.claims import Check, Claim
 from sslmanifold.reproduction.experiments import trained
 from sslmanifold.reproduction.part import Part, Result, Settings
@@ -84,7 +84,9 @@ def compute(settings: Settings) -> Result:
             command=command,
         ),
     ]
-    facts = {"rank": {name: float(values.mean()) for name, values in rank.items()}}
+    facts = {
+        "ranks": {name: [float(value) for value in values] for name, values in rank.items()}
+    }  # a start each
     caption = (
         "Half moons, n = 200, noise 0.05, x⁺ = x + N(0, 0.1 I), contrastive loss (sum), u = W2ᵀ tanh(W1 x), h = 100, "
         "z = 2, lr 1e-3, five starts (loss: mean and range; embeddings: the first)"
@@ -93,40 +95,54 @@ def compute(settings: Settings) -> Result:
 
 
 def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
-    """Data and losses above (the paper's 1a), embeddings below (1b)."""
+    """Data and losses above (the paper's 1a), embeddings below (1b), each divided by its largest coordinate."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 4, figsize=(14, 7), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(7.6, 5.6), layout="constrained")
     labels = arrays["labels"]
 
     def scatter(ax: Any, points: np.ndarray, title: str, names: tuple[str, str]) -> None:
-        for label, colour, marker in ((0, OKABE_ITO["blue"], "o"), (1, OKABE_ITO["vermillion"], "^")):
+        # black and grey: colours are constraints here
+        for label, colour, marker in ((0, "#000000", "o"), (1, "#8C8C8C", "^")):
             chosen = labels == label
             ax.plot(*points[chosen].T, marker, color=colour, markersize=3.5, alpha=0.8, linestyle="none")
-        ax.set(title=title, xlabel=names[0], ylabel=names[1])
+        ax.set_title(title)
+        ax.set(xlabel=names[0], ylabel=names[1])
+        ax.set_aspect("equal", adjustable="datalim")
 
-    scatter(axes[0, 0], arrays["x"], "Data", ("x1", "x2"))
-    titles = {
-        "unconstrained": "Loss, no constraint (30 epochs)",
-        "scaled": "Loss, scaled (Prop. 3.1)",
-        "orthogonal": "Loss, orthogonal weights",
-    }
-    for ax, name in zip(axes[0, 1:], CONSTRAINTS, strict=True):
-        loss, colour = arrays[f"loss_{name}"], constraint_colour(NAMES[name])
-        epochs = np.arange(loss.shape[1])
-        ax.plot(epochs, loss.mean(0), color=colour)
-        ax.fill_between(epochs, loss.min(0), loss.max(0), color=colour, alpha=0.25, linewidth=0)
-        ax.set(title=titles[name], xlabel="epoch", ylabel="loss (sum)")
-        if name == "unconstrained":  # it falls by powers of powers
-            ax.set_yscale("symlog", linthresh=1.0)
-            ax.set_yticks([0, *(-(10.0**k) for k in range(20, 301, 20) if 10.0**k < np.abs(loss).max())])
-            ax.set_ylabel("loss (sum), logarithmic below −1")
-    ranks = facts["rank"]
-    embeddings = [("initial", "Embedding at initialisation")]
-    embeddings += [(n, f"{n}, effective rank {ranks[n]:.2f}") for n in CONSTRAINTS]
-    for ax, (name, title) in zip(axes[1], embeddings, strict=True):
-        scatter(ax, arrays[f"embedding_{name}"], title, ("u1", "u2"))
+    def embedding(ax: Any, name: str, title: str) -> None:
+        points = arrays[f"embedding_{name}"]
+        scatter(ax, points / np.abs(points).max(), title, ("$u_1$ / max|u|", "$u_2$ / max|u|"))
+
+    scatter(axes[0, 0], arrays["x"], "data", ("$x_1$", "$x_2$"))
+    _losses(axes[0, 1], arrays)
+    embedding(axes[0, 2], "initial", "embedding at the start")
+    for ax, name in zip(axes[1], CONSTRAINTS, strict=True):
+        embedding(ax, name, f"{NAMES[name]}: effective\nrank {facts['ranks'][name][0]:.2f} of 2")
+        ax.title.set_color(constraint_colour(NAMES[name]))
     return {"fig1": figure}
+
+
+def _losses(ax: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Mean and range over starts of all three losses: one falls without end, the others settle."""
+    for name, style in zip(CONSTRAINTS, ("-", "-", "--"), strict=True):
+        loss, colour = arrays[f"loss_{name}"], constraint_colour(NAMES[name])
+        epochs = np.arange(1, loss.shape[1] + 1)
+        ax.plot(epochs, loss.mean(0), style, color=colour, label=NAMES[name])
+        ax.fill_between(epochs, loss.min(0), loss.max(0), color=colour, alpha=0.25, linewidth=0)
+    # linear as far as the constrained ones go; the free one falls by powers of powers
+    ax.set_xscale("log")
+    ax.set_yscale("symlog", linthresh=300, linscale=30)
+    lowest = float(arrays["loss_unconstrained"].min())
+    powers = [-(10.0**k) for k in range(20, 301, 20) if 10.0**k < abs(lowest)]
+    ax.set_yticks(
+        [0, -200, *powers], labels=["0", "−200", *(rf"$-10^{{{round(np.log10(-p))}}}$" for p in powers)]
+    )
+    ax.minorticks_off()
+    ax.set_ylim(lowest, 20)
+    ax.set_title("loss, five starts")
+    ax.set(xlabel="epoch", ylabel="loss (sum)")
+    ax.legend(loc="lower left", fontsize=8)
 
 
 PART = Part("fig1", "Figure 1: dimension collapse", compute, draw)

@@ -174,49 +174,61 @@ def compute(settings: Settings) -> Result:
 
 
 def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
-    """Gap against epochs per activation: absolute (the paper's) above, relative below; last column: against width."""
+    """Gap against epochs per activation (the paper's) above; against width, absolute and relative, below."""
     import matplotlib.pyplot as plt
+    from matplotlib.colors import BoundaryNorm, ListedColormap
 
     widths = np.array(facts["widths"])
-    figure, axes = plt.subplots(2, 4, figsize=(15, 7), layout="constrained")
+    figure = plt.figure(figsize=(7.6, 6.2), layout="constrained")
+    grid = figure.add_gridspec(2, 6)
     shades = plt.get_cmap("cividis")(np.linspace(0.0, 0.92, len(widths)))
     titles = {"sigmoid": "sigmoid", "relu": "ReLU", "tanh": "tanh"}
+    gap = r"$\|u^\varphi - u^{\mathrm{lin}}\|$"
+    above: list[Any] = []
+    for column, name in enumerate(ACTIVATIONS):
+        ax = figure.add_subplot(grid[0, 2 * column : 2 * column + 2], sharey=above[0] if above else None)
+        for index in range(len(widths)):
+            ax.plot(arrays[f"gap_{name}"][0, index], color=shades[index], linewidth=1.5)
+        ax.set_title(titles[name])
+        ax.set(xlabel="epoch", yscale="log")
+        ax.tick_params(labelleft=column == 0)
+        above.append(ax)
+    above[0].set_ylabel(gap)
+    key = plt.cm.ScalarMappable(
+        BoundaryNorm(np.arange(len(widths) + 1) - 0.5, len(widths)), ListedColormap(shades)
+    )
+    bar = figure.colorbar(key, ax=above, ticks=range(len(widths)), label="width h", pad=0.02)
+    bar.ax.set_yticklabels(map(str, widths))
+    bar.ax.tick_params(length=0, labelsize=8)
+    for kind, title in ((0, gap), (1, gap + r" / $\|u^{\mathrm{lin}}\|$")):
+        ax = figure.add_subplot(grid[1, 3 * kind : 3 * kind + 3])
+        _against_width(ax, widths, arrays, titles, kind)
+        ax.set_title(title)
+        if kind == 0:
+            ax.legend(fontsize=8, loc="lower left")
+    return {"fig2": figure}
+
+
+def _against_width(
+    ax: Any, widths: np.ndarray, arrays: Mapping[str, np.ndarray], titles: Mapping[str, str], kind: int
+) -> None:
+    """Gaps at the start and after training, with one standard deviation over starts."""
     colours = {"sigmoid": OKABE_ITO["vermillion"], "relu": OKABE_ITO["orange"], "tanh": OKABE_ITO["blue"]}
     markers = {"sigmoid": "s", "relu": "^", "tanh": "o"}
-    labels = ("‖u^φ − u^lin‖", "‖u^φ − u^lin‖ / ‖u^lin‖")
-    for kind in (0, 1):
-        for column, name in enumerate(ACTIVATIONS):
-            ax = axes[kind, column]
-            for index, h in enumerate(widths):
-                ax.plot(
-                    arrays[f"gap_{name}"][kind, index], color=shades[index], linewidth=1.5, label=f"h = {h}"
-                )
-            ax.set(xlabel="epoch", yscale="log", title=f"{titles[name]}{', relative' if kind else ''}")
-            if column == 0:
-                ax.set_ylabel(labels[kind])
-        ax = axes[kind, 3]
-        for name in ACTIVATIONS:
-            ax.errorbar(
-                widths,
-                arrays[f"gap_{name}"][kind, :, -1],
-                arrays[f"spread_{name}"][kind],
-                color=colours[name],
-                marker=markers[name],
-                markersize=5,
-                capsize=2,
-                label=f"{titles[name]}, after training",
-            )
-            ax.plot(widths, arrays[f"gap_{name}"][kind, :, 0], ":", color=colours[name], linewidth=1.3)
-        ax.plot([], [], ":", color="black", linewidth=1.3, label="at the start")
-        ax.set(
-            xscale="log",
-            yscale="log",
-            xlabel="width h",
-            title="against width" + (", relative" if kind else ""),
+    for name in ACTIVATIONS:
+        ax.errorbar(
+            widths,
+            arrays[f"gap_{name}"][kind, :, -1],
+            arrays[f"spread_{name}"][kind],
+            color=colours[name],
+            marker=markers[name],
+            markersize=5,
+            capsize=2,
+            label=f"{titles[name]}, trained",
         )
-        ax.legend(fontsize=8)
-    axes[0, 1].legend(fontsize=7, ncols=2, loc="lower right")
-    return {"fig2": figure}
+        ax.plot(widths, arrays[f"gap_{name}"][kind, :, 0], ":", color=colours[name], linewidth=1.3)
+    ax.plot([], [], ":", color="black", linewidth=1.3, label="at the start")
+    ax.set(xscale="log", yscale="log", xlabel="width h")
 
 
 PART = Part("fig2", "Figure 2: nonlinear against linear networks", compute, draw)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ETA = 0.01
 STARTS = 6  # fig3.yaml's replicas
 XLIM = 400  # steps that the figure shows
+# over a solid line that it may lie on
+DASHES = (0, (3, 4))
 CURVES = {
     "printed": "Eq. 12 as printed",
     "eq9": "Eq. 9 (κ = 0)",
@@ -195,57 +197,50 @@ def compute(settings: Settings) -> Result:
 
 def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
     """Loss, outputs and deviation."""
-    import matplotlib.pyplot as plt
-
     widths = facts["widths"]
     colours = dict(zip(widths, (OKABE_ITO["orange"], OKABE_ITO["green"], OKABE_ITO["blue"]), strict=False))
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    figure, (left, middle, right) = _panels()
 
     for h in widths:
         loss = arrays[f"loss_training_{h}"]
-        left.plot(loss, color=colours[h], linewidth=3.2, alpha=0.55, label=f"training (Eq. 11), h = {h}")
-        left.plot(arrays[f"loss_matched_{h}"], color=colours[h], linestyle="--", linewidth=1.4)
+        left.plot(loss, color=colours[h], label=f"training, h = {h}")
+        left.plot(arrays[f"loss_matched_{h}"], color="black", linestyle=DASHES, linewidth=1.4)
         left.plot(arrays[f"loss_printed_{h}"], color=colours[h], linestyle=":", linewidth=1.6)
-    left.plot([], [], color="black", linestyle="--", linewidth=1.4, label="κ = 1, the same step")
+    left.plot([], [], color="black", linestyle=DASHES, linewidth=1.4, label="κ = 1, the same step")
     left.plot([], [], color="black", linestyle=":", linewidth=1.6, label="Eq. 12 as printed")
     left.axhline(facts["best"], color="#777777", linewidth=1)
     left.set(
         xlabel="step",
         ylabel="loss / n",
         xlim=(0, XLIM),
-        title="Loss: the printed dynamics lag by a factor 2",
+        title="loss: Eq. 12 as printed lags",
     )
-    left.legend(fontsize=8)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
 
     h = 100
     v1 = arrays["v1"]
     for name, style, colour, width in (
-        ("training", "-", colours[h], 3.2),
-        ("matched", "--", "black", 1.2),
-        ("printed", ":", OKABE_ITO["vermillion"], 1.8),
+        ("training", "-", colours[h], 1.8),
+        ("matched", DASHES, "black", 1.4),
+        ("printed", ":", colours[h], 1.8),
     ):
         path = arrays[f"m_{name}_{h}"]
-        label = {
-            "training": f"training, h = {h}",
-            "matched": "κ = 1, the same step",
-            "printed": "Eq. 12 as printed",
-        }
         for replica in range(path.shape[1]):
             middle.plot(
                 path[:, replica, 0],
                 path[:, replica, 1],
-                style,
+                linestyle=style,
                 color=colour,
                 linewidth=width,
-                alpha=0.55 if name == "training" else 1,
-                label=label[name] if replica == 0 else None,
             )
     start = arrays[f"m_training_{h}"][0]
     middle.plot(start[:, 0], start[:, 1], "o", color="#555555", markersize=4, label="six starts")
-    middle.plot([v1[0], -v1[0]], [v1[1], -v1[1]], "*", color="black", markersize=13, label="±v1")
-    middle.set(xlabel="u(e1)", ylabel="u(e2)", title="Outputs: one of two points")
-    middle.set_aspect("equal", adjustable="datalim")
-    middle.legend(fontsize=8, loc="upper right")
+    middle.plot([v1[0], -v1[0]], [v1[1], -v1[1]], "*", color="black", markersize=13, label="$\\pm v_1$")
+    middle.set(xlabel="$u(e_1)$", ylabel="$u(e_2)$", title=f"outputs, h = {h}: one of two points")
+    middle.set(xlim=(-1.15, 1.15), ylim=(-0.8, 1.1))
+    middle.set_aspect("equal")
+    middle.legend(loc="upper right")
 
     h = widths[0]
     styles = {
@@ -260,7 +255,7 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
             legend = CURVES[name] if halving == 1 else None
             right.semilogy(y, style, color=colour, alpha=alpha, linewidth=2.2 - halving * 0.4, label=legend)
     right.axhline(0.02, color="#777777", linewidth=1)
-    right.text(XLIM - 2, 0.022, "2 %", fontsize=8, color="#555555", ha="right")
+    right.text(XLIM - 2, 0.022, "2 %", fontsize=9, color="#555555", ha="right")
     right.plot([], [], color="#555555", alpha=0.5, linewidth=1.4, label="paler: η/2, at the same time")
     right.set(
         xlabel="step of η (time = 0.01 × step)",
@@ -268,9 +263,18 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
         ylim=(1e-7, 10),
         xlim=(0, XLIM),
     )
-    right.set_title(f"Training against each, h = {h}")
-    right.legend(fontsize=8, loc="lower right")
+    right.set_title(f"distance of training from each, h = {h}")
+    right.legend(fontsize=8, loc="lower right", ncols=2)
     return {"fig3": figure}
+
+
+def _panels() -> Any:
+    """Two panels above, a wide one below."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(7.6, 6.6), layout="constrained")
+    grid = figure.add_gridspec(2, 2)
+    return figure, tuple(figure.add_subplot(grid[where]) for where in ((0, 0), (0, 1), (1, slice(None))))
 
 
 PART = Part("fig3", "Figure 3: training and its differential equation", compute, draw)

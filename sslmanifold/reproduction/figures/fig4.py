@@ -103,45 +103,46 @@ def compute(settings: Settings) -> Result:
     assert scene.batch.negatives is not None
     batch = TripletBatch(scene.x.float(), scene.batch.positives.float(), scene.batch.negatives.float())
     by_samples, by_moment = triplet_loss(batch), moment_loss(scene.moment.float())
-    repeats = settings.choose(6, 2)
-    times: dict[str, list[float]] = {"samples": [], "moment": [], "ode": []}
-    narrow_times: dict[str, list[float]] = {"samples": [], "ode": []}
-    odes_by_width: dict[int, Callable[[], Any]] = {}
-    for h in settings.track((*narrow, *widths)):
-        step, m = training_step(scene, h, by_samples, settings.seed)
-        odes_by_width[h] = ode_step(scene, m)
-        (narrow_times if h in narrow else times)["samples"].append(seconds(step, repeats))
-        if h in widths:
-            times["moment"].append(seconds(training_step(scene, h, by_moment, settings.seed)[0], repeats))
+    repeats, starts = settings.choose((4, 3), (2, 2))
+    grid = (*narrow, *widths)
+    spent: dict[str, list[list[float]]] = {"samples": [], "moment": [], "ode": []}  # by width, by start
+    odes: dict[tuple[int, int], Callable[[], Any]] = {}
+    for h in settings.track(grid):
+        for loss in spent:
+            spent[loss].append([])
+        for start in range(starts):
+            seed = settings.seed + start
+            step, m = training_step(scene, h, by_samples, seed)
+            odes[h, start] = ode_step(scene, m)
+            spent["samples"][-1].append(seconds(step, repeats))
+            spent["moment"][-1].append(seconds(training_step(scene, h, by_moment, seed)[0], repeats))
     # in rounds over the widths, so that a busy moment of the machine meets them all
-    rounds = [{h: seconds(step, 1, 50) for h, step in odes_by_width.items()} for _ in range(20)]
-    least = {h: min(each[h] for each in rounds) for h in odes_by_width}
-    times["ode"] = [least[h] for h in widths]
-    narrow_times["ode"] = [least[h] for h in narrow]
-    ratio = times["samples"][widths.index(1000)] / times["ode"][widths.index(1000)]
-    best_ratio = times["moment"][widths.index(1000)] / times["ode"][widths.index(1000)]
+    rounds = [{key: seconds(step, 1, 50) for key, step in odes.items()} for _ in range(10)]
+    spent["ode"] = [[min(each[h, start] for each in rounds) for start in range(starts)] for h in grid]
+    least = {key: [min(values) for values in spent[key]] for key in spent}
+    times = {key: values[len(narrow) :] for key, values in least.items()}
+    at = widths.index(1000)
+    ratio = times["samples"][at] / times["ode"][at]
+    fastest = min(times["samples"][at], times["moment"][at]) / times["ode"][at]
     slope = loglog_slope(widths, torch.tensor(times["samples"]))
     growth = float(times["samples"][-1] / times["samples"][0])
     ode_growth = float(max(times["ode"]) / min(times["ode"]))
 
-    steps = settings.choose(150, 60)
+    steps = settings.choose(75, 60)
     overrides = [
         *chosen,
-        f"optimizer.lr={settings.choose(0.1, 0.2) / scene.norm}",
+        f"optimizer.lr={0.2 / scene.norm}",
         f"trainer.max_steps={steps}",
     ]
     overrides += [f"trainer.log_every_n_steps={steps // 10}", f"model.hidden={settings.choose(1000, 800)}"]
+    overrides.append(f"replicas={starts}")
     run = trained(settings, "fig4", overrides, "fig4")
     trained_width = run.summary["hidden"]
-    maps, odes = (torch.from_numpy(run.trajectory[key][:, 0]) for key in ("m", "ode_m"))
-    accuracy = np.array([[svm_accuracy(scene.samples, m) for m in path] for path in (maps, odes)])
-    arrays: dict[str, np.ndarray] = {
-        "h": np.array(widths, dtype=float),
-        "narrow": np.array(narrow),
-        "accuracy": accuracy,
-    }
-    arrays |= {f"time_{key}": np.array(values) for key, values in times.items()}
-    arrays |= {f"narrow_{key}": np.array(values) for key, values in narrow_times.items()}
+    paths = (torch.from_numpy(run.trajectory[key]) for key in ("m", "ode_m"))  # (T, S, d, z) each
+    accuracy = np.array([[[svm_accuracy(scene.samples, m) for m in maps] for maps in path] for path in paths])
+    ends = accuracy[:, -1].mean(1)
+    arrays: dict[str, np.ndarray] = {"h": np.array(grid, dtype=float), "accuracy": accuracy}
+    arrays |= {f"time_{key}": np.array(values) for key, values in spent.items()}
     arrays["steps"] = run.trajectory["steps"]
     name = (
         mnist_name(settings.root)
@@ -151,9 +152,8 @@ def compute(settings: Settings) -> Result:
     command = settings.command("fig4")
     setting = f"Figure 4; {name}, classes {CLASSES[0]} and {CLASSES[1]}, n = {n}, d = {d}, z = {Z}"
     evidence = (
-        f"{setting}; least processor time of {repeats}, one thread, one step through the data and "
-        f"projection (float32) against one "
-        "Euler step (float64)"
+        f"{setting}; least processor time of {repeats} and {starts} starts, one thread, one step through the "
+        "data and projection (float32) against one Euler step (float64)"
     )
     claims = [
         Claim(
@@ -161,11 +161,11 @@ def compute(settings: Settings) -> Result:
             [
                 Check("training step over ODE step at h = 1000, through the data",
                       ratio, 100.0 if d > 500 else 10.0, ">="),
-                Check("least ratio over all widths", min(a / b for a, b in zip(
-                    times["samples"] + narrow_times["samples"], times["ode"] + narrow_times["ode"], strict=True)),
+                Check("least ratio over all widths, through the data or through C", min(a / b for a, b in zip(
+                    least["samples"] + least["moment"], 2 * least["ode"], strict=True)),
                     1.0, ">="),
             ],
-            evidence=f"{evidence}; through C instead of the data the ratio at h = 1000 is {best_ratio:.0f}",
+            evidence=f"{evidence}; against the fastest training, through C, the ratio at h = 1000 is {fastest:.0f}",
             command=command,
         ),
         Claim(
@@ -186,69 +186,69 @@ def compute(settings: Settings) -> Result:
         Claim(
             "Section 4.2, Figure 4: a linear SVM does as well on the ODE's embedding as on the trained one",
             [
-                Check("difference of test accuracies at convergence",
-                      float(abs(accuracy[0, -1] - accuracy[1, -1])), 0.01),
+                Check("largest difference of test accuracies at convergence",
+                      float(np.abs(accuracy[0, -1] - accuracy[1, -1]).max()), 0.01),
                 Check("largest relative deviation of the embeddings", float(run.summary["ode/deviation"]), 0.05),
             ],
-            evidence=f"{setting}, h = {trained_width}, {steps} steps; accuracy {accuracy[0, -1]:.3f} trained, "
-            f"{accuracy[1, -1]:.3f} ODE, "
+            evidence=f"{setting}, h = {trained_width}, {steps} steps, {starts} starts; accuracy {ends[0]:.3f} trained, "
+            f"{ends[1]:.3f} ODE, "
             f"{len(scene.samples.test_x)} test images",
             command=command,
         ),
     ]  # fmt: skip
     caption = (
-        f"{name}, classes {CLASSES[0]} and {CLASSES[1]}, n = {n}, d = {d}, z = {Z}, contrastive 1/n "
-        f"loss; times: one thread, least "
-        f"processor time of {repeats}; at h = 1000 an ODE step is {ratio:.0f} times as fast as a "
-        f"training step; accuracy: linear SVM "
-        f"on {len(scene.samples.test_x)} test images, h = {trained_width}"
+        f"{name}, classes {CLASSES[0]} and {CLASSES[1]}, n = {n}, d = {d}, z = {Z}, contrastive 1/n loss, {starts} "
+        f"starts (bars and bands: their range); times: one thread, least processor time of {repeats}; at h = 1000 an "
+        f"ODE step is {fastest:.0f} times as fast as the fastest training step and {ratio:.0f} times as one through "
+        f"the data; h < d: orthonormal rows of W1; accuracy: linear SVM on {len(scene.samples.test_x)} test images, "
+        f"h = {trained_width}"
     )
-    return Result(claims, arrays, {"name": name, "d": d, "ratio": ratio}, caption)
+    return Result(claims, arrays, {"name": name, "d": d, "fastest": fastest}, caption)
 
 
 def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
-    """Time per step against width; accuracy against steps."""
+    """Time per step against width; accuracy against steps; ranges over starts."""
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 4.2), layout="constrained")
     series = (
-        ("samples", "training (Eq. 11), through the data", "vermillion", "o", "-"),
+        ("samples", "training, through the data", "vermillion", "o", "-"),
         ("moment", "training, through C", "orange", "s", "--"),
-        ("ode", "differential equation (Eq. 12)", "blue", "^", "-"),
+        ("ode", "differential equation", "blue", "^", "-"),
     )
     for key, label, colour, marker, line in series:
-        left.plot(
+        times = 1e3 * arrays[f"time_{key}"]  # (widths, starts)
+        middle = np.median(times, 1)
+        left.errorbar(
             arrays["h"],
-            1e3 * arrays[f"time_{key}"],
-            line,
+            middle,
+            np.stack([middle - times.min(1), times.max(1) - middle]),
+            linestyle=line,
             marker=marker,
+            markersize=5,
+            capsize=3,
             color=OKABE_ITO[colour],
             label=label,
         )
-    for key, colour, marker in (("samples", "vermillion", "o"), ("ode", "blue", "^")):
-        left.plot(
-            arrays["narrow"], 1e3 * arrays[f"narrow_{key}"], ":", marker=marker, color=OKABE_ITO[colour],
-                markerfacecolor="white"
-        )  # fmt: skip
-    left.plot(
-        [], [], ":", marker="o", color="black", markerfacecolor="white", label="h < d: orthonormal rows of W1"
-    )
     left.axvline(facts["d"], color="#777777", linewidth=1)
-    left.text(facts["d"], left.get_ylim()[1], " h = d", fontsize=8, color="#555555", va="top")
     left.set(yscale="log", xlabel="width h", ylabel="processor time per step (ms)")
-    left.set_title(f"Time: {facts['ratio']:.0f}× at h = 1000")
-    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
-    right.plot(
-        arrays["steps"],
-        arrays["accuracy"][0],
-        "o-",
-        color=OKABE_ITO["vermillion"],
-        linewidth=3,
-        alpha=0.6,
-        label="trained embedding",
-    )
-    right.plot(arrays["steps"], arrays["accuracy"][1], "^--", color=OKABE_ITO["blue"], label="ODE embedding")
-    right.set(xlabel="step", ylabel="test accuracy of a linear SVM", title=facts["name"].split(" (")[0])
+    low, high = left.get_ylim()
+    left.set_ylim(low / 2, high * 40)  # room for the legend
+    left.text(facts["d"], low / 1.7, " h = d", fontsize=9, color="#555555", va="bottom")
+    left.set_title(f"ODE {facts['fastest']:.0f}× as fast as the\nfastest training, h = 1000")
+    left.legend(fontsize=8, loc="upper right")
+    for accuracy, label, colour, style in (
+        (arrays["accuracy"][0], "trained embedding", "vermillion", "o-"),
+        (arrays["accuracy"][1], "ODE embedding", "blue", "^--"),
+    ):
+        right.plot(
+            arrays["steps"], accuracy.mean(1), style, markersize=5, color=OKABE_ITO[colour], label=label
+        )
+        right.fill_between(
+            arrays["steps"], accuracy.min(1), accuracy.max(1), color=OKABE_ITO[colour], alpha=0.2, linewidth=0
+        )
+    right.set(xlabel="step", ylabel="test accuracy of a linear SVM")
+    right.set_title(facts["name"].split(" (")[0])
     right.legend(loc="lower right")
     return {"fig4": figure}
 

@@ -102,22 +102,26 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
     """Loss against steps, and the outputs of two and of three hidden layers over those of one."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(7.4, 6.2), layout="constrained")
+    grid = axes[0, 0].get_gridspec()
+    for ax in axes[0]:
+        ax.remove()
+    upper = figure.add_subplot(grid[0, :])
     colours = {2: OKABE_ITO["blue"], 3: OKABE_ITO["orange"], 4: OKABE_ITO["purple"]}
     names = {2: "one hidden layer", 3: "two hidden layers", 4: "three hidden layers"}
     for layers, colour in colours.items():
         steps = arrays[f"steps_{layers}"]
-        axes[0].plot(
-            steps, arrays[f"loss_{layers}"].mean(1), color=colour, linewidth=3, alpha=0.6, label=names[layers]
+        upper.plot(steps, arrays[f"loss_{layers}"].mean(1), color=colour, label=names[layers])
+        upper.plot(
+            steps, arrays[f"ode_{layers}"].mean(1), linestyle=(0, (3, 4)), color="black", linewidth=1.4
         )
-        axes[0].plot(steps, arrays[f"ode_{layers}"].mean(1), "--", color=colour, linewidth=1.3)
-    axes[0].plot([], [], "--", color="black", linewidth=1.3, label="exact flow of each")
-    axes[0].axhline(facts["best"], color="#777777", linewidth=1, linestyle=":", label="optimum λ1")
-    axes[0].set(xlabel="step", ylabel="loss / n", title="Loss")
-    axes[0].legend(fontsize=8)
+    upper.plot([], [], linestyle=(0, (3, 4)), color="black", linewidth=1.4, label="exact flow of each")
+    upper.axhline(facts["best"], color="#777777", linewidth=1, linestyle=":", label=r"optimum $\lambda_1$")
+    upper.set(xlabel="step", ylabel="loss / n", title="loss, mean of six starts")
+    upper.legend(loc="upper right")
     v1 = arrays["v1"]
-    for ax, deep in zip(axes[1:], (3, 4), strict=True):
-        for layers, style, width in ((2, "-", 3), (deep, "--", 1.6)):
+    for ax, deep in zip(axes[1], (3, 4), strict=True):
+        for layers, style, width in ((2, "-", 1.8), (deep, "--", 1.6)):
             path = arrays[f"m_{layers}"]
             for replica in range(path.shape[1]):
                 label = names[layers] if replica == 0 else None
@@ -125,9 +129,10 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
                     *path[:, replica].T, style, color=colours[layers], linewidth=width, alpha=0.8, label=label
                 )
             ax.plot(*path[0].T, "o", color=colours[layers], markersize=4)
-        ax.plot([v1[0], -v1[0]], [v1[1], -v1[1]], "*", color="black", markersize=13, label="±v1")
-        ax.set(xlabel="u(e1)", ylabel="u(e2)", title=f"Outputs, {names[deep]}")
-        ax.set_aspect("equal", adjustable="datalim")
+        ax.plot([v1[0], -v1[0]], [v1[1], -v1[1]], "*", color="black", markersize=13, label="$\\pm v_1$")
+        ax.set(xlabel="$u(e_1)$", ylabel="$u(e_2)$", title=f"outputs, {names[deep]}")
+        ax.set_aspect("equal")
+        ax.set(xlim=(-1.15, 1.15), ylim=(-0.6, 1.3))
         ax.legend(fontsize=8, loc="upper right")
     return {"fig6": figure}
 

@@ -40,12 +40,12 @@ LOSSES: dict[str, Any] = {
     "ntxent": NTXent(),
     "barlow": BarlowTwins(),
 }
-# drawn from wide to narrow, since several lie on each other
+# several lie on each other: dashes and dots leave the solid line below to be seen
 STYLES: dict[str, dict[str, Any]] = {
-    "contrastive": {"color": OKABE_ITO["vermillion"], "linewidth": 5},
-    "noncontrastive": {"color": OKABE_ITO["orange"], "linewidth": 2, "linestyle": "--"},
-    "infonce": {"color": OKABE_ITO["blue"], "linewidth": 3},
-    "spectral": {"color": OKABE_ITO["green"], "linewidth": 2},
+    "contrastive": {"color": OKABE_ITO["vermillion"], "linewidth": 1.8},
+    "noncontrastive": {"color": OKABE_ITO["orange"], "linewidth": 1.8, "linestyle": (0, (3, 9))},
+    "infonce": {"color": OKABE_ITO["blue"], "linewidth": 1.8, "linestyle": (4, (3, 9))},
+    "spectral": {"color": OKABE_ITO["green"], "linewidth": 1.8, "linestyle": (8, (3, 9))},
     "vicreg": {"color": OKABE_ITO["purple"], "linewidth": 1.8, "linestyle": "-."},
     "ntxent": {"color": OKABE_ITO["sky"], "linewidth": 2, "linestyle": (0, (4, 2))},
     "barlow": {"color": OKABE_ITO["black"], "linewidth": 1.4, "linestyle": ":"},
@@ -209,8 +209,8 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
         "frobenius": "Frobenius norms ≤ 1",
         "orthogonal": "orthonormal columns",
     }
-    figure, axes = plt.subplots(1, 4, figsize=(14.5, 4.3), layout="constrained", sharey=True)
-    for ax, (panel, title) in zip(axes, panels.items(), strict=True):
+    figure, axes = plt.subplots(2, 2, figsize=(7.4, 6.4), layout="constrained", sharey=True)
+    for ax, (panel, title) in zip(axes.flat, panels.items(), strict=True):
         for name, style in STYLES.items():
             if f"rank_{panel}_{name}" not in arrays:
                 continue
@@ -227,9 +227,10 @@ def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[st
             ax.set(xlabel="time × curvature at the start", xlim=(0, facts["far"]))
             ax.set_xticks([tick for tick in (0, 1, 5, 10, 25, 50) if tick <= facts["far"]])
         ax.set(title=title, ylim=(0.95, 2.05))
-    axes[0].set_ylabel("effective rank of the embedding (of 2)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[1].legend(handles, labels, loc="upper right", fontsize=9)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("effective rank of 2")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, columnspacing=1.2, handlelength=3)
     return {"losses": figure}
 
 

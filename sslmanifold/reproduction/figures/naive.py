@@ -132,29 +132,37 @@ def compute(settings: Settings) -> Result:
 
 
 def draw(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> "dict[str, Figure]":
-    """Singular values relative to the first: SSL with both kernels, regression."""
+    """Singular values relative to the first, on one scale: SSL with both kernels, regression."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(12.5, 3.9), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(7.6, 3.8), layout="constrained", sharey=True)
     styles = (("blue", "-"), ("vermillion", "--"), ("green", "-."))
     titles = {
-        "linear": "SSL (Eq. 5), linear model",
-        "RBF": "SSL (Eq. 5), RBF kernel",
-        "regression": "regression (Eq. 3), RBF kernel",
+        "linear": "SSL (Eq. 5),\nlinear model",
+        "RBF": "SSL (Eq. 5),\nRBF kernel",
+        "regression": "regression (Eq. 3),\nRBF kernel",
     }
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
         for index, (colour, style) in enumerate(styles):
             sigma = np.maximum(arrays[f"sigma_{name}"][:, index], 1e-16)
             if name == "linear" and index == 2:
                 continue  # d = 2: the linear model's outputs have rank 2
-            ax.plot(arrays[f"time_{name}"], sigma, style, color=OKABE_ITO[colour], label=f"σ{index + 1}/σ1")
-        ax.set(yscale="log", xlabel="time t", title=title, ylim=(1e-10, 3))
-        ax.legend(loc="lower left")
-    axes[2].set(xscale="log", ylim=(1e-3, 3))
+            label = rf"$\sigma_{index + 1}/\sigma_1$"
+            ax.plot(arrays[f"time_{name}"], sigma, style, color=OKABE_ITO[colour], label=label)
+        ax.set_title(title)
+        ax.set(yscale="log", xlabel="time t", ylim=(1e-10, 3))
+    axes[2].set(xscale="log")
+    axes[2].set_xticks(10.0 ** np.arange(-3, 4, 2))
+    axes[2].minorticks_off()
     axes[2].plot(
-        arrays["time_regression"], arrays["residual_regression"], ":", color="black", label="‖u − y‖/‖y‖"
+        arrays["time_regression"],
+        arrays["residual_regression"],
+        ":",
+        color="black",
+        label=r"$\|u - y\| / \|y\|$",
     )
-    axes[2].legend(loc="lower left")
+    for ax in axes:
+        ax.legend(loc="lower left")
     axes[0].set_ylabel("singular values of the outputs")
     return {"naive": figure}
 
