@@ -1,16 +1,18 @@
-"""``sslmanifold reproduce``: every figure and every statement of the paper, or one of them."""
+"""``sslmanifold reproduce``: every figure and every statement of a paper, or one of them."""
 
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import get_args
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sslmanifold.commands.application import run_application
 from sslmanifold.config.compose import plain
+from sslmanifold.reproduction.options import PaperName
 
 
 @contextmanager
@@ -46,9 +48,8 @@ def task(config: DictConfig) -> None:
     from sslmanifold.reproduction.workers import available_jobs
 
     options = reproduce_options(**validated(reproduce_options, plain(config), ""))
-    parts = chosen_parts(options["figure"])
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    settings = settings_of(options, folder)
+    parts = chosen_parts(options["figure"], options["paper"])
+    settings = settings_of(options, Path(HydraConfig.get().runtime.output_dir))
     import torch
 
     torch.set_num_threads(options["threads"])
@@ -63,9 +64,12 @@ def task(config: DictConfig) -> None:
         )
     if options["gallery"]:
         write_gallery(figure_files(parts, settings), Path(options["gallery"]))
-    print_claims(claims, folder)
+    print_claims(claims, settings.folder)
 
 
 def main(arguments: list[str]) -> int:
     os.environ.setdefault("MPLBACKEND", "Agg")
-    return run_application("reproduce", task, arguments)
+    # a paper's name alone means that paper: `sslmanifold reproduce theories`
+    return run_application(
+        "reproduce", task, [f"paper={a}" if a in get_args(PaperName) else a for a in arguments]
+    )

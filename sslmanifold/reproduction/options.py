@@ -6,10 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sslmanifold.errors import UserError
-from sslmanifold.reproduction.part import Settings
+from sslmanifold.reproduction.part import FIRST, Settings
+
+PaperName = Literal["fleissner2023", "simon2023"]
 
 
 def reproduce_options(
+    paper: PaperName = "fleissner2023",
     figure: Any = "all",
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
     quick: bool = False,
@@ -22,6 +25,7 @@ def reproduce_options(
 ) -> dict[str, Any]:
     """The keys of ``conf/reproduce/reproduce.yaml``; the signature is their schema."""
     return {
+        "paper": paper,
         "figure": figure,
         "seed": seed,
         "quick": quick,
@@ -37,6 +41,8 @@ def reproduce_options(
 def settings_of(options: dict[str, Any], folder: Path) -> Settings:
     """Settings of a run; ``data=auto`` is MNIST where its files are, else digits.
 
+    Another paper than the first has a folder of its own name in ``folder``.
+
     Raises:
         UserError: ``data=mnist`` without the files; the message says where they should be.
     """
@@ -45,7 +51,10 @@ def settings_of(options: dict[str, Any], folder: Path) -> Settings:
         data = "mnist" if mnist_is_there(options["root"]) else "digits"
     elif data == "mnist":
         _read_mnist(options["root"])
-    return Settings(folder, options["seed"], options["quick"], data, options["root"])
+    paper = options.get("paper", FIRST)
+    if paper != FIRST:
+        folder = folder / paper
+    return Settings(folder, options["seed"], options["quick"], data, options["root"], paper=paper)
 
 
 def mnist_is_there(root: str | None) -> bool:

@@ -1,0 +1,26 @@
+"""The papers that ``sslmanifold reproduce paper=`` takes, each with its parts; the first is the project's own."""
+
+from dataclasses import dataclass
+
+from sslmanifold.reproduction.part import Part
+from sslmanifold.reproduction.parts import PARTS
+from sslmanifold.reproduction.theories import simon2023
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper.
+
+    Attributes:
+        title: heading of its page.
+        parts: by name, in the order of the page.
+    """
+
+    title: str
+    parts: dict[str, Part]
+
+
+PAPERS: dict[str, Paper] = {
+    "fleissner2023": Paper("Representation Learning Dynamics of Self-Supervised Models", PARTS),
+    "simon2023": Paper("On the Stepwise Nature of Self-Supervised Learning", simon2023.PARTS),
+}
