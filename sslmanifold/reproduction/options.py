@@ -8,7 +8,7 @@ from pydantic import Field
 from sslmanifold.errors import UserError
 from sslmanifold.reproduction.part import FIRST, Settings
 
-PaperName = Literal["fleissner2023", "simon2023"]
+PaperName = Literal["fleissner2023", "simon2023", "tian2021"]
 
 
 def reproduce_options(

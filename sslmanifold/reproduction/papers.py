@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sslmanifold.reproduction.part import Part
 from sslmanifold.reproduction.parts import PARTS
-from sslmanifold.reproduction.theories import simon2023
+from sslmanifold.reproduction.theories import simon2023, tian2021
 
 
 @dataclass(frozen=True)
@@ -23,4 +23,7 @@ class Paper:
 PAPERS: dict[str, Paper] = {
     "fleissner2023": Paper("Representation Learning Dynamics of Self-Supervised Models", PARTS),
     "simon2023": Paper("On the Stepwise Nature of Self-Supervised Learning", simon2023.PARTS),
+    "tian2021": Paper(
+        "Understanding Self-Supervised Learning Dynamics without Contrastive Pairs", tian2021.PARTS
+    ),
 }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from sslmanifold.reproduction.options import reproduce_options, settings_of
 from sslmanifold.reproduction.papers import PAPERS
 from sslmanifold.reproduction.part import Result, Settings
 from sslmanifold.reproduction.reproduce import chosen_parts
+from sslmanifold.reproduction.theories.siamese_training import siamese_training
 from sslmanifold.reproduction.theories.simon_steps import crossings
+from sslmanifold.reproduction.theories.tian_collapse import SETTINGS, mode_sizes
 from sslmanifold.reproduction.theories.training import halved, trained
 from sslmanifold.reproduction.theories.views import exact_views
 from sslmanifold.theory import pair_correlation, view_moments
@@ -43,6 +46,30 @@ STATEMENTS = [
     ("simon2023", "limit", "Its limit is kernel PCA", HOLDS),
     ("simon2023", "network", "A network with a small output", HOLDS),
     ("simon2023", "network", "The same from small weights", CORRECTED),
+    ("tian2021", "balance", "The gradient flow of predictor", HOLDS),
+    ("tian2021", "balance", "Theorem 1: WWᵀ", HOLDS),
+    ("tian2021", "balance", "So with weight decay predictor", HOLDS),
+    ("tian2021", "balance", "Theorem 1 for gradient descent with momentum", CORRECTED),
+    ("tian2021", "balance", "Theorem 1 for Adam", FAILS),
+    ("tian2021", "balance", "Theorem 3", CORRECTED),
+    ("tian2021", "collapse", "Predictor and stop-gradient together", HOLDS),
+    ("tian2021", "collapse", "Theorem 2: without a predictor", HOLDS),
+    ("tian2021", "collapse", "Theorem 2: without stop-gradient", HOLDS),
+    ("tian2021", "collapse", "A slow target in place of a predictor", FAILS),
+    ("tian2021", "collapse", "Weight decay is what prevents", CORRECTED),
+    ("tian2021", "collapse", "Theorem 2 without weight decay", CORRECTED),
+    ("tian2021", "collapse", "Each of the seven settings", HOLDS),
+    ("tian2021", "modes", "With isotropic data", HOLDS),
+    ("tian2021", "modes", "A mode survives weight decay", HOLDS),
+    ("tian2021", "modes", "A balanced start below", HOLDS),
+    ("tian2021", "modes", "A predictor that learns faster", HOLDS),
+    ("tian2021", "modes", "So does a slow target", CORRECTED),
+    ("tian2021", "modes", "DirectPred", HOLDS),
+    ("tian2021", "orthonormal", "An orthonormal online weight", HOLDS),
+    ("tian2021", "orthonormal", "It does not collapse", HOLDS),
+    ("tian2021", "orthonormal", "With predictor, stop-gradient and decay", HOLDS),
+    ("tian2021", "orthonormal", "So the constraint makes", CORRECTED),
+    ("tian2021", "orthonormal", "Without either the loss", HOLDS),
 ]
 OTHERS = [name for name in PAPERS if name != "fleissner2023"]
 Compute = Callable[[str, str], Result]
@@ -179,3 +206,46 @@ def test_crossings_are_interpolated_and_may_be_missing() -> None:
     found = crossings(torch.tensor([[0.0, 0.0], [0.25, 0.1], [0.75, 0.2]]), times)
     assert found[0] == pytest.approx(2.0)
     assert found[1].isnan()
+
+
+def test_siamese_training_is_the_gradient_written_out() -> None:
+    """One step of each setting against E = W_a X − PW(X + X′) and, without stop-gradient, the target's own gradient."""
+    g = torch.Generator().manual_seed(0)
+    a, b = exact_views(g, 20, (1.0, 0.5, 0.3), (0.3, 0.2, 0.1), apart=True)
+    x, x_aug = view_moments(a, b)
+    w, p = (torch.randn(2, k, generator=g, dtype=torch.float64) for k in (3, 2))
+    eta, alpha, beta, lr = 0.1, 2.0, 0.4, 0.05
+
+    def stepped(**options: Any) -> tuple[torch.Tensor, ...]:
+        *_, last = siamese_training(a, b, w, p, lr, 1, predictor_rate=alpha, weight_decay=eta, **options)
+        return last
+
+    error = w @ x - p @ w @ (x + x_aug)
+    moved = w + lr * (p.mT @ error - eta * w)
+    torch.testing.assert_close(stepped()[0], moved)
+    torch.testing.assert_close(stepped()[1], p + lr * (alpha * error @ w.mT - eta * p))
+    torch.testing.assert_close(stepped(ema_rate=beta)[2], w + lr * beta * (moved - w))
+    both = p.mT @ error + p @ w @ x - w @ (x + x_aug)
+    torch.testing.assert_close(stepped(stop_gradient=False)[0], w + lr * (both - eta * w))
+    torch.testing.assert_close(stepped(kind="none")[0], w - lr * w @ (x_aug + eta * torch.eye(3)))
+    values, vectors = torch.linalg.eigh(w @ w.mT)
+    root = vectors * values.sqrt() @ vectors.mT
+    torch.testing.assert_close(
+        stepped(kind="direct")[0], w + lr * (root @ (w @ x - root @ w @ (x + x_aug)) - eta * w)
+    )
+    u, _, vh = torch.linalg.svd(moved + lr * eta * w, full_matrices=False)
+    torch.testing.assert_close(stepped(orthonormal=True)[0], u @ vh)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_modes_of_a_setting_start_and_go_as_its_equations(name: str) -> None:
+    """Slope at 0 from one short step of training, since both are the same at first order."""
+    g = torch.Generator().manual_seed(0)
+    a, b = exact_views(g, 20, (1.0,) * 3, (0.25,) * 3)
+    weight = 0.6 * torch.eye(2, 3, dtype=torch.float64)
+    kind: dict[str, Any] = {"weight_decay": 0.05} | SETTINGS[name]
+    lr = 1e-5
+    *_, (w, _, _) = siamese_training(a, b, weight, 0.5 * torch.eye(2, dtype=torch.float64), lr, 1, **kind)
+    start, soon = mode_sizes(name, np.array([0.0, lr]))
+    assert start == pytest.approx(0.6)
+    assert (soon - start) / lr == pytest.approx(float(w[0, 0] - 0.6) / lr, rel=1e-4)
