@@ -8,7 +8,7 @@ from pydantic import Field
 from sslmanifold.errors import UserError
 from sslmanifold.reproduction.part import FIRST, Settings
 
-PaperName = Literal["fleissner2023", "simon2023", "tian2021"]
+PaperName = Literal["fleissner2023", "simon2023", "tian2021", "jing2022", "theories"]
 
 
 def reproduce_options(

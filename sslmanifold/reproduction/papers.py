@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from sslmanifold.reproduction.part import Part
 from sslmanifold.reproduction.parts import PARTS
-from sslmanifold.reproduction.theories import simon2023, tian2021
+from sslmanifold.reproduction.theories import jing2022, simon2023, tian2021
+from sslmanifold.reproduction.theories.forecasts import PART as FORECASTS
 
 
 @dataclass(frozen=True)
 class Paper:
-    """One paper.
+    """One paper, or the comparison of all of them.
 
     Attributes:
         title: heading of its page.
@@ -26,4 +27,8 @@ PAPERS: dict[str, Paper] = {
     "tian2021": Paper(
         "Understanding Self-Supervised Learning Dynamics without Contrastive Pairs", tian2021.PARTS
     ),
+    "jing2022": Paper(
+        "Understanding Dimensional Collapse in Contrastive Self-Supervised Learning", jing2022.PARTS
+    ),
+    "theories": Paper("Effective rank under every theory and constraint", {FORECASTS.name: FORECASTS}),
 }

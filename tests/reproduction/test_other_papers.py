@@ -15,11 +15,13 @@ import torch
 from sslmanifold.config.check import validated
 from sslmanifold.config.compose import composed, plain
 from sslmanifold.errors import UserError
+from sslmanifold.losses.infonce_distance import infonce_distance_loss
 from sslmanifold.reproduction.claims import Claim
 from sslmanifold.reproduction.options import reproduce_options, settings_of
 from sslmanifold.reproduction.papers import PAPERS
 from sslmanifold.reproduction.part import Result, Settings
 from sslmanifold.reproduction.reproduce import chosen_parts
+from sslmanifold.reproduction.theories.contrast_flow import contrast_flow, product
 from sslmanifold.reproduction.theories.siamese_training import siamese_training
 from sslmanifold.reproduction.theories.simon_steps import crossings
 from sslmanifold.reproduction.theories.tian_collapse import SETTINGS, mode_sizes
@@ -70,6 +72,26 @@ STATEMENTS = [
     ("tian2021", "orthonormal", "With predictor, stop-gradient and decay", HOLDS),
     ("tian2021", "orthonormal", "So the constraint makes", CORRECTED),
     ("tian2021", "orthonormal", "Without either the loss", HOLDS),
+    ("jing2022", "augmentation", "Lemma", HOLDS),
+    ("jing2022", "augmentation", "One free layer follows", HOLDS),
+    ("jing2022", "augmentation", "Corollary 1", HOLDS),
+    ("jing2022", "augmentation", "As many singular values die", CORRECTED),
+    ("jing2022", "augmentation", "Under weak augmentation", HOLDS),
+    ("jing2022", "augmentation", "At a small map", HOLDS),
+    ("jing2022", "augmentation", "With orthonormal columns", HOLDS),
+    ("jing2022", "layers", "Two layers conserve", HOLDS),
+    ("jing2022", "layers", "The same under Adam", FAILS),
+    ("jing2022", "layers", "Theorem 2", CORRECTED),
+    ("jing2022", "layers", "Theorem 3", HOLDS),
+    ("jing2022", "layers", "Corollary 2", HOLDS),
+    ("jing2022", "layers", "The more layers", HOLDS),
+    ("jing2022", "layers", "The collapse of two layers", CORRECTED),
+    ("theories", "forecasts", "The forecast is what training does: Eq. 2", HOLDS),
+    ("theories", "forecasts", "The forecast is what training does: linear Barlow", HOLDS),
+    ("theories", "forecasts", "The forecast is what training does: SimSiam", HOLDS),
+    ("theories", "forecasts", "The forecast is what training does: InfoNCE", HOLDS),
+    ("theories", "forecasts", "Free, each theory has a way", HOLDS),
+    ("theories", "forecasts", "Under orthogonality none does", HOLDS),
 ]
 OTHERS = [name for name in PAPERS if name != "fleissner2023"]
 Compute = Callable[[str, str], Result]
@@ -249,3 +271,17 @@ def test_the_modes_of_a_setting_start_and_go_as_its_equations(name: str) -> None
     start, soon = mode_sizes(name, np.array([0.0, lr]))
     assert start == pytest.approx(0.6)
     assert (soon - start) / lr == pytest.approx(float(w[0, 0] - 0.6) / lr, rel=1e-4)
+
+
+@pytest.mark.parametrize("shapes", [[(3, 2)], [(5, 3), (5, 2)], [(5, 3), (5, 4), (4, 2)]])
+def test_the_contrast_flow_of_layers_is_that_of_autograd(shapes: list[tuple[int, int]]) -> None:
+    """The map's velocity from each layer's gradient by autograd, against a short piece of the flow."""
+    g = torch.Generator().manual_seed(0)
+    a, b = exact_views(g, 10, (1.0, 0.8, 0.5), (0.1, 0.2, 0.9))
+    weights = [0.5 * torch.randn(*shape, generator=g, dtype=torch.float64) for shape in shapes]
+    leaves = [w.clone().requires_grad_() for w in weights]
+    infonce_distance_loss(a @ product(leaves), b @ product(leaves)).backward()
+    moved = product([w - 1e-6 * leaf.grad for w, leaf in zip(weights, leaves, strict=True)])
+    flow = contrast_flow(a, b, weights, np.array([0.0, 1e-6]))
+    torch.testing.assert_close(flow[0], product(weights))
+    torch.testing.assert_close((flow[1] - flow[0]) / 1e-6, (moved - flow[0]) / 1e-6, rtol=1e-4, atol=1e-5)
