@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import get_args
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sslmanifold.commands.application import run_application
 from sslmanifold.config.compose import plain
-from sslmanifold.reproduction.options import PaperName
+from sslmanifold.reproduction.options import named_paper
 
 
 @contextmanager
@@ -69,7 +68,4 @@ def task(config: DictConfig) -> None:
 
 def main(arguments: list[str]) -> int:
     os.environ.setdefault("MPLBACKEND", "Agg")
-    # a paper's name alone means that paper: `sslmanifold reproduce theories`
-    return run_application(
-        "reproduce", task, [f"paper={a}" if a in get_args(PaperName) else a for a in arguments]
-    )
+    return run_application("reproduce", task, [named_paper(argument) for argument in arguments])

@@ -1,7 +1,7 @@
 """The keys of ``sslmanifold reproduce``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -9,6 +9,11 @@ from sslmanifold.errors import UserError
 from sslmanifold.reproduction.part import FIRST, Settings
 
 PaperName = Literal["fleissner2023", "simon2023", "tian2021", "jing2022", "theories"]
+
+
+def named_paper(argument: str) -> str:
+    """A paper's name alone as the override it means: ``theories`` for ``paper=theories``; all else as it is."""
+    return f"paper={argument}" if argument in get_args(PaperName) else argument
 
 
 def reproduce_options(

@@ -285,3 +285,28 @@ def test_the_contrast_flow_of_layers_is_that_of_autograd(shapes: list[tuple[int,
     flow = contrast_flow(a, b, weights, np.array([0.0, 1e-6]))
     torch.testing.assert_close(flow[0], product(weights))
     torch.testing.assert_close((flow[1] - flow[0]) / 1e-6, (moved - flow[0]) / 1e-6, rtol=1e-4, atol=1e-5)
+
+
+def test_the_page_shows_every_statement_and_figure() -> None:
+    """Its tables come from full-size runs: the same verdicts as here."""
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "theories_reproduced.md").read_text(encoding="utf-8")
+    for paper in OTHERS:
+        _, _, table = page.partition(f"<!-- {paper} -->")
+        table, _, _ = table.partition(f"<!-- end of {paper} -->")
+        rows = [
+            [cell.strip(" *") for cell in row.split(" | ")]
+            for row in table.splitlines()
+            if row.startswith("| ")
+        ][1:]
+        wanted = [(part, opening, verdict) for of, part, opening, verdict in STATEMENTS if of == paper]
+        assert len(rows) == len(wanted)
+        for part, opening, verdict in wanted:
+            (row,) = (row for row in rows if row[0].removeprefix("| ").startswith(opening))
+            assert row[1] == verdict
+            assert part in row[-1]
+    drawn = {name for paper in OTHERS for name, part in PAPERS[paper].parts.items() if part.draw is not None}
+    assert {path.stem for path in (docs / "theories").iterdir()} == drawn
+    for name in drawn:
+        assert f"(theories/{name}.png)" in page
+        assert (docs / "theories" / f"{name}.png").stat().st_size < 200_000

@@ -14,8 +14,9 @@ Predictor = Literal["linear", "none", "direct"]
 
 def siamese_batch_loss(a: Tensor, b: Tensor, weight: Tensor, predictor: Tensor, target: Tensor) -> Tensor:
     """½ mean ‖P W x₁ − W_a x₂‖² over the four ordered pairs of two equally likely views A, B (n, d)."""
-    online, aim = [x @ weight.mT @ predictor.mT for x in (a, b)], [x @ target.mT for x in (a, b)]
-    return torch.stack([(u - v).square().sum(-1).mean() for u in online for v in aim]).mean() / 2
+    views = torch.stack([a, b])
+    online, aim = views @ (predictor @ weight).mT, views @ target.mT  # (2, n, z)
+    return (online[:, None] - aim).square().sum(-1).mean() / 2
 
 
 def siamese_training(

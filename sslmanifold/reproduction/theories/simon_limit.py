@@ -110,7 +110,7 @@ def compute(settings: Settings) -> Result:
                 Check("max |mᵀΓm − I|", whitened, 1e-6),
             ],
             [
-                Check("sine of the angle, from 1e-9", left[2], 1e-4),
+                Check("sine of the angle from 1e-9, over that from 0.001", left[2] / left[0], 0.01),
                 Check("|exponent of the sine in the start − (1 − γ_{z+1}/γ_z)|", abs(exponent - expected), 0.02),
                 Check("max |mᵀΓm − I|", whitened, 1e-6),
             ],
