@@ -13,6 +13,7 @@ from sslmanifold.cli import COMMANDS
 from sslmanifold.config.arguments import folders_and_options
 from sslmanifold.config.compose import composed
 from sslmanifold.config.location import command_dir
+from sslmanifold.reproduction.options import named_paper
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -80,6 +81,8 @@ def test_it_is_taken(words: list[str]) -> None:
         at = arguments.index("--config-dir")
         config_dir = ROOT / arguments[at + 1]
         del arguments[at : at + 2]
+    if command == "reproduce":
+        arguments = [named_paper(word) for word in arguments]
     overrides = [word for word in arguments if "=" in word and not word.startswith("hydra")]
     others = [word for word in arguments if "=" not in word]
     assert set(others) <= {"-m", "DIR", "MULTIRUN_DIR"}

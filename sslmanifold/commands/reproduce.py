@@ -1,4 +1,4 @@
-"""``sslmanifold reproduce``: every figure and every statement of the paper, or one of them."""
+"""``sslmanifold reproduce``: every figure and every statement of a paper, or one of them."""
 
 import os
 import time
@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from sslmanifold.commands.application import run_application
 from sslmanifold.config.compose import plain
+from sslmanifold.reproduction.options import named_paper
 
 
 @contextmanager
@@ -46,9 +47,8 @@ def task(config: DictConfig) -> None:
     from sslmanifold.reproduction.workers import available_jobs
 
     options = reproduce_options(**validated(reproduce_options, plain(config), ""))
-    parts = chosen_parts(options["figure"])
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    settings = settings_of(options, folder)
+    parts = chosen_parts(options["figure"], options["paper"])
+    settings = settings_of(options, Path(HydraConfig.get().runtime.output_dir))
     import torch
 
     torch.set_num_threads(options["threads"])
@@ -63,9 +63,9 @@ def task(config: DictConfig) -> None:
         )
     if options["gallery"]:
         write_gallery(figure_files(parts, settings), Path(options["gallery"]))
-    print_claims(claims, folder)
+    print_claims(claims, settings.folder)
 
 
 def main(arguments: list[str]) -> int:
     os.environ.setdefault("MPLBACKEND", "Agg")
-    return run_application("reproduce", task, arguments)
+    return run_application("reproduce", task, [named_paper(argument) for argument in arguments])

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 # parts that take images, and so depend on whether MNIST is there
 IMAGE_PARTS = ("fig4", "constraints")
+# the paper that is meant where none is named
+FIRST = "fleissner2023"
 
 
 def no_progress(done: int, total: int) -> None:
@@ -33,6 +35,7 @@ class Settings:
         data: "mnist" or "digits", the images that Figure 4 uses.
         root: folder of data sets, None for the default.
         progress: called with (done, total) while a part runs.
+        paper: whose parts these are, a name of :data:`~sslmanifold.reproduction.papers.PAPERS`.
     """
 
     folder: Path
@@ -41,6 +44,7 @@ class Settings:
     data: str = "digits"
     root: str | None = None
     progress: Callable[[int, int], None] = no_progress
+    paper: str = FIRST
 
     def choose(self, full: T, quick: T) -> T:
         """The size for a full or for a quick reproduction."""
@@ -63,7 +67,8 @@ class Settings:
         name = part.removeprefix("fig") if part.removeprefix("fig").isdigit() else part
         quick = " quick=true" if self.quick else ""
         data = f" data={self.data}" if part in IMAGE_PARTS else ""
-        return f"sslmanifold reproduce figure={name} seed={self.seed}{data}{quick}"
+        paper = "" if self.paper == FIRST else f"paper={self.paper} "
+        return f"sslmanifold reproduce {paper}figure={name} seed={self.seed}{data}{quick}"
 
 
 @dataclass

@@ -25,12 +25,13 @@ def readme_text(
     parts: Mapping[str, Part],
     figures: Mapping[str, Sequence[str]],
     settings: Settings,
+    title: str,
 ) -> str:
-    """The page, from the records of the finished parts."""
+    """The page of this title, from the records of the finished parts."""
     claims = [(name, claim) for name, record in finished.items() for claim in record["claims"]]
     quick = ", quick sizes" if settings.quick else ""
     lines = [
-        "# Representation Learning Dynamics of Self-Supervised Models: reproduction",
+        f"# {title}: reproduction",
         "",
         f"Seed {settings.seed}{quick}. {tally([claim for _, claim in claims])}. "
         "Every value was computed in this run; a verdict follows from the values, their tolerances and "

@@ -10,8 +10,8 @@ from typing import Any
 
 from sslmanifold.errors import UserError
 from sslmanifold.plots.style import figure_style
-from sslmanifold.reproduction.part import Part, Settings
-from sslmanifold.reproduction.parts import PARTS
+from sslmanifold.reproduction.papers import PAPERS
+from sslmanifold.reproduction.part import FIRST, Part, Settings
 from sslmanifold.reproduction.readme import readme_text
 from sslmanifold.reproduction.store import FIGURE_KINDS, Store
 from sslmanifold.reproduction.workers import Progress, in_processes
@@ -23,22 +23,24 @@ from sslmanifold.runs.writing import remove_partials
 PIXELS_PER_INCH = 220
 
 
-def chosen_parts(figure: Any) -> list[Part]:
-    """The parts that ``figure=`` asks for: all, a number, a name, or a list of them.
+def chosen_parts(figure: Any, paper: str = FIRST) -> list[Part]:
+    """The parts of a paper that ``figure=`` asks for: all, a number, a name, or a list of them.
 
     Raises:
         UserError: for a name that is no part; the message lists them.
     """
+    parts = PAPERS[paper].parts
     wanted = figure if isinstance(figure, (list, tuple)) else [figure]
     names: list[str] = []
     for item in wanted:
         name = f"fig{item}" if str(item).isdigit() else str(item)
         if name == "all":
-            return list(PARTS.values())
-        if name not in PARTS:
-            raise UserError(f"figure={item} is no part of the paper: choose all, 1 to 6, {', '.join(PARTS)}")
+            return list(parts.values())
+        if name not in parts:
+            whose, numbers = ("the paper", ", 1 to 6") if paper == FIRST else (f"paper={paper}", "")
+            raise UserError(f"figure={item} is no part of {whose}: choose all{numbers}, {', '.join(parts)}")
         names.append(name)
-    return [part for name, part in PARTS.items() if name in names]
+    return [part for name, part in parts.items() if name in names]
 
 
 def reproduce(
@@ -141,16 +143,19 @@ def draw(part: Part, settings: Settings, store: Store) -> None:
 
 def write_tables(settings: Settings, store: Store) -> list[dict[str, Any]]:
     """``claims.json`` and ``README.md`` of all parts finished with these settings."""
+    paper = PAPERS[settings.paper]
     finished: dict[str, Mapping[str, Any]] = {
-        name: store.record(name) for name in PARTS if store.finished(name, settings)
+        name: store.record(name) for name in paper.parts if store.finished(name, settings)
     }
     claims = [claim for record in finished.values() for claim in record["claims"]]
     with atomic(settings.folder / "claims.json") as temporary:
         text = json.dumps(claims, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
-    figures = {name: figure_names(PARTS[name], settings) for name in finished}
+    figures = {name: figure_names(paper.parts[name], settings) for name in finished}
     with atomic(settings.folder / "README.md") as temporary:
-        temporary.write_text(readme_text(finished, PARTS, figures, settings), encoding="utf-8")
+        temporary.write_text(
+            readme_text(finished, paper.parts, figures, settings, paper.title), encoding="utf-8"
+        )
     return claims
 
 

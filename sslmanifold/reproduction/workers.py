@@ -40,7 +40,7 @@ def in_processes(
     Where one fails, or the caller stops asking, the others are ended: what they have finished is kept.
 
     Args:
-        parts: of :data:`~sslmanifold.reproduction.parts.PARTS`.
+        parts: of the paper that ``settings`` names.
         settings: of all of them; their progress goes to ``progress``.
         jobs: number of processes.
         threads: torch and BLAS threads of each.
@@ -99,7 +99,7 @@ def _begin(reports: "SimpleQueue[Report]", threads: int) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
-    import sslmanifold.reproduction.parts  # noqa: F401  # the limits are of the libraries loaded so far
+    import sslmanifold.reproduction.papers  # noqa: F401  # the limits are of the libraries loaded so far
 
     torch.set_num_threads(threads)
     threadpool_limits(threads)
@@ -114,11 +114,11 @@ def _end_with_parent() -> None:
 
 def _work(name: str, settings: Settings) -> None:
     """One part, in a worker."""
-    from sslmanifold.reproduction.parts import PARTS
+    from sslmanifold.reproduction.papers import PAPERS
     from sslmanifold.reproduction.reproduce import finish
 
     def report(done: int, total: int) -> None:
         _reports.put((name, done, total))
 
     report(0, 1)  # the bar appears
-    finish(PARTS[name], replace(settings, progress=report))
+    finish(PAPERS[settings.paper].parts[name], replace(settings, progress=report))
